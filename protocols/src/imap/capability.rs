@@ -1,0 +1,5 @@
+//! Capability pinning.
+
+/// What clients are shown.
+#[derive(Debug, Clone, Default)]
+pub struct Pinned;

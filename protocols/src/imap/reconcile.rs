@@ -1,0 +1,1 @@
+//! What a restored session is told.

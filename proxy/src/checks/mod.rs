@@ -1,0 +1,1 @@
+//! Checks, fences, promotes and their proofs.

@@ -1,0 +1,374 @@
+//! The validated configuration: what the rest of the program may rely on.
+//!
+//! Rule: nothing here is read from a file; `raw` reads, `validate` turns raw into these types once, and every
+//! default stands in `defaults` with its reason.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+pub mod defaults;
+
+/// One configuration file, checked as a whole.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that it came from.
+    pub path: PathBuf,
+    /// `[server]`
+    pub server: Server,
+    /// `[tls.certificate.NAME]`
+    pub certificates: BTreeMap<String, Certificate>,
+    /// `[listener.NAME]`
+    pub listeners: BTreeMap<String, Listener>,
+    /// `[pool.NAME]`, in the order of the names; a [`crate::topology::PoolId`] is an index into it.
+    pub pools: Vec<Arc<Pool>>,
+    /// `[cutover]`
+    pub cutover: Cutover,
+    /// `[limits]`
+    pub limits: Limits,
+}
+
+/// `[server]`: the process as a whole.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// The name in greetings.
+    pub hostname: String,
+    /// Journal, spool, control socket, pinned capabilities.
+    pub state_dir: PathBuf,
+    /// Read-only port: `/metrics`, `/healthz`, `/readyz`.
+    pub observe: Option<SocketAddr>,
+    /// Worker threads of the data plane; 0 is one per core.
+    pub threads: usize,
+}
+
+/// `[tls.certificate.NAME]`
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// PEM chain, leaf first.
+    pub cert: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
+
+/// `[listener.NAME]`
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The key of its table.
+    pub name: String,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Addresses to listen on.
+    pub bind: Vec<SocketAddr>,
+    /// How TLS begins.
+    pub tls: ListenerTls,
+    /// Networks (address, prefix length) that must send a PROXY header; it is never looked for elsewhere.
+    pub proxy_trusted: Vec<Network>,
+    /// Interpose (default) or only pass bytes.
+    pub relay: Relay,
+}
+
+/// An address range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// First address.
+    pub address: std::net::IpAddr,
+    /// Prefix length in bits.
+    pub prefix: u8,
+}
+
+/// The protocols of a listener. Others are refused by name until their issue lands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// IMAP4rev1
+    Imap,
+}
+
+/// How TLS begins on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerTls {
+    /// Never: LOGINDISABLED stays.
+    None,
+    /// On the client's STARTTLS.
+    Starttls,
+    /// Before the greeting.
+    Implicit,
+}
+
+/// `relay = "session" | "pipe"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relay {
+    /// Every command is parsed; the session can move.
+    Session,
+    /// Bytes pass after the login; alive, counted, unmovable.
+    Pipe,
+}
+
+/// `[pool.NAME]`: one complete mail platform.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// The key of its table.
+    pub name: String,
+    /// What the pool declares about itself.
+    pub contract: Contract,
+    /// Accounts for probes and canaries; two, to prove that one does not see the other's mail.
+    pub probes: Vec<Account>,
+    /// `[pool.NAME.imap]`
+    pub imap: Service,
+    /// Declared capabilities; `None`: learnt by the probe accounts.
+    pub capabilities: Option<Vec<String>>,
+    /// `[pool.NAME.promote] run`: making the pool able to write. `None`: it always is, its fence aside.
+    pub promote: Option<Hook>,
+    /// `[pool.NAME.fence]`: making the pool unable to write.
+    pub fence: Option<Fence>,
+}
+
+/// What a pool declares; probes verify it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contract {
+    /// One mail store under both pools, or two with replication between them.
+    pub storage: Storage,
+    /// Whether a standby can be logged in to before it is promoted.
+    pub standby_login: StandbyLogin,
+    /// Whether a fence can be released again; `false` makes every abort after it end in Limbo.
+    pub fence_reversible: bool,
+    /// Whether reads go on while the fence holds (never on shared storage).
+    pub fence_keeps_reads: bool,
+    /// Whether promote can be undone by this pool's own fence.
+    pub promote_reversible: bool,
+    /// Whether a cutover in the other direction has replication behind it.
+    pub reverse: Reverse,
+}
+
+/// `storage = "shared" | "replicated"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// The same files under both pools: one user on one server at a time.
+    Shared,
+    /// A store of its own, filled by replication.
+    Replicated,
+}
+
+/// `standby_login = "yes" | "no" | "forbidden"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandbyLogin {
+    /// Probes may log in at any time.
+    Yes,
+    /// Refuses until promoted.
+    No,
+    /// Must not be tried.
+    Forbidden,
+}
+
+/// `reverse = "none" | "replication"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reverse {
+    /// Writes on this pool reach no other.
+    None,
+    /// Writes on this pool are replicated to the other one of a cutover.
+    Replication,
+}
+
+/// A login of our own.
+#[derive(Clone)]
+pub struct Account {
+    /// Login name.
+    pub user: String,
+    /// Its password, read from `password_file` at load.
+    pub password: Secret,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that no log, metric or debug output shows; wiped when dropped.
+#[derive(Clone, Default)]
+pub struct Secret(pub Arc<zeroize::Zeroizing<Vec<u8>>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// `[pool.NAME.PROTOCOL]`: the servers of one protocol. One server for now.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// `host:port`, resolved at every dial.
+    pub server: String,
+    /// How the leg to it is protected.
+    pub tls: ServiceTls,
+    /// How a session is restored on it. Only the client's own credentials for now.
+    pub restore: Restore,
+    /// How the client's address is told.
+    pub client_address: ClientAddress,
+    /// Longest dial with TLS and greeting.
+    pub dial_timeout: Duration,
+}
+
+/// `tls = { mode = "none" | "starttls" | "implicit", ca = …, name = … }`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceTls {
+    /// Clear text.
+    None,
+    /// STARTTLS after the greeting.
+    Starttls(Verify),
+    /// TLS first.
+    Implicit(Verify),
+}
+
+/// What the server's certificate is checked against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify {
+    /// PEM file of the authorities; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// The name that must stand in the certificate; default: the host of `server`.
+    pub name: String,
+}
+
+/// `restore = { mode = "client" | "master" }`
+#[derive(Debug, Clone)]
+pub enum Restore {
+    /// Replay what the client logged in with in this connection.
+    Client,
+    /// SASL PLAIN with the client's name as authzid.
+    Master(Account),
+}
+
+/// `client_address = "none" | "id"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Not told.
+    None,
+    /// In the first ID command (`x-originating-ip` …), Dovecot's way.
+    Id,
+}
+
+/// A program with arguments and a time limit.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// Program and arguments; no shell.
+    pub exec: Vec<String>,
+    /// Killed after this long, with its process group.
+    pub timeout: Duration,
+}
+
+/// `[pool.NAME.fence]`
+#[derive(Debug, Clone)]
+pub struct Fence {
+    /// Returns when the fence holds.
+    pub engage: Hook,
+    /// Returns when the pool can write again, its promote aside.
+    pub release: Hook,
+    /// What the proof expects: a pool that refuses writes, or one whose service is gone.
+    pub kind: FenceKind,
+}
+
+/// `kind = "refuse" | "stop"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceKind {
+    /// Logins or writes are answered with a refusal.
+    Refuse,
+    /// The service is stopped: connections end, dials are refused.
+    Stop,
+}
+
+/// `[cutover]`: the budget of one cutover (design §5.4).
+#[derive(Debug, Clone)]
+pub struct Cutover {
+    /// Longest time that the gate may be shut.
+    pub max_hold: Duration,
+    /// Share for writes that were fully sent when the gate shut.
+    pub drain: Duration,
+    /// Share for the fence and its proof.
+    pub fence: Duration,
+    /// Share for barriers, promote and verify.
+    pub barrier: Duration,
+    /// Share for the decision itself.
+    pub decide: Duration,
+    /// Kept back for the way home.
+    pub abort_reserve: Duration,
+    /// Longest stay in Armed.
+    pub arm_timeout: Duration,
+    /// Consecutive passes that a guard needs.
+    pub guard_passes: u32,
+    /// Pause between two askings of a guard.
+    pub guard_interval: Duration,
+    /// Sessions without held commands that are verified before the decision.
+    pub verify_sample: usize,
+    /// Sessions that may be given up before the cutover aborts instead; `None`: none may.
+    pub unmovable: Unmovable,
+    /// Sessions that are restored at once.
+    pub restore_concurrency: usize,
+    /// Longest time for attaching the sessions in IDLE.
+    pub resume_within: Duration,
+    /// Time in Soaking before the cutover is over.
+    pub soak: Duration,
+    /// `[cutover.check.NAME]`
+    pub checks: Vec<Check>,
+}
+
+/// `unmovable = "abort" | N`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmovable {
+    /// One session that cannot be moved honestly aborts.
+    Abort,
+    /// Up to so many get their farewell.
+    Upto(usize),
+}
+
+/// `[cutover.check.NAME]`: an `exec` check.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// The key of its table.
+    pub name: String,
+    /// Asked for a cutover from this pool …
+    pub from: String,
+    /// … to this one.
+    pub to: String,
+    /// Asked while Armed.
+    pub guard: bool,
+    /// Asked after the fence was proved.
+    pub barrier: bool,
+    /// Exit 0 is Pass, 2 is Fail, anything else is Unknown.
+    pub hook: Hook,
+}
+
+/// `[limits]`: every bound with its default in [`defaults`].
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections: usize,
+    /// Longest command line without its literals, bytes.
+    pub line: usize,
+    /// Longest command with the literals that the proxy collects, bytes.
+    pub command: usize,
+    /// Held bytes of commands per session.
+    pub held_bytes: usize,
+    /// Held commands per session.
+    pub held_commands: usize,
+    /// Upload bytes kept in memory per upload.
+    pub upload_memory: usize,
+    /// Longest upload that the proxy keeps.
+    pub upload: u64,
+    /// Disk for all kept uploads.
+    pub spool: u64,
+    /// Time to log in, from the greeting.
+    pub login: Duration,
+    /// Longest wait of one client command.
+    pub command_ceiling: Duration,
+    /// Longest wait of one login.
+    pub login_ceiling: Duration,
+    /// First keepalive to a held client, and the pause between two.
+    pub keepalive: Duration,
+    /// `* OK Still here` in IDLE after this long without a byte.
+    pub idle_keepalive: Duration,
+    /// Silence after which an authenticated session ends (RFC 3501 §5.4: not under 30 minutes).
+    pub autologout: Duration,
+    /// TLS handshake with a client.
+    pub handshake: Duration,
+    /// Failed logins in one connection.
+    pub failed_logins: u32,
+    /// Farewells after SIGTERM are spread over this long.
+    pub shutdown: Duration,
+}

@@ -1,0 +1,245 @@
+//! The gate of a cohort: open, or shut with a deadline, asked at every commit point.
+//!
+//! Rule: a session stores its own word and then looks at the gate; the cutover moves the gate and then looks
+//! at the words. Whoever comes second sees the other. No command costs a shared write.
+//!
+//! ```text
+//!          shut            expire
+//!  Open ────────▶ Shut ──────────────▶ Expired
+//!   ▲              │ decide (deadline not passed)
+//!   │              ▼
+//!   │           Deciding ──▶ Decided
+//!   │              └───────▶ FailStop   (the record may or may not be on the disk)
+//!   └── open(epoch): from Expired, Decided, or Shut on the way home
+//! ```
+//!
+//! The decision and the deadline meet in one compare-and-swap, so that a process that was frozen between
+//! looking at the clock and writing the decision cannot both expire and decide (design §5.2).
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    gate::sync::{AtomicBool, AtomicU64, Ordering, fence},
+    topology::{Epoch, PoolId},
+};
+
+/// Atomics, exchanged for loom's when the model is checked.
+mod sync {
+    #[cfg(loom)]
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+    #[cfg(not(loom))]
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+}
+
+/// What the gate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Commands of the current epoch flow.
+    Open,
+    /// Commands wait; the deadline runs.
+    Shut,
+    /// The deadline passed first: no decision can be taken any more.
+    Expired,
+    /// The decision is being written.
+    Deciding,
+    /// The decision stands.
+    Decided,
+    /// The decision's record may or may not exist: nobody is served writes until the operator says.
+    FailStop,
+}
+
+impl Phase {
+    const ALL: [Self; 6] =
+        [Self::Open, Self::Shut, Self::Expired, Self::Deciding, Self::Decided, Self::FailStop];
+}
+
+/// Bits 0-2 the phase, 3-26 the epoch, 27-63 the deadline in milliseconds since `base` (four years).
+const EPOCH_SHIFT: u32 = 3;
+const EPOCH_MASK: u64 = (1 << 24) - 1;
+const DEADLINE_SHIFT: u32 = 27;
+
+/// The gate of one cohort.
+#[derive(Debug)]
+pub struct Gate {
+    word: AtomicU64,
+    armed: AtomicBool,
+    base: Instant,
+}
+
+/// The gate did not move because it was not where the caller believed it to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gate is {0:?}")]
+pub struct NotThere(pub Phase);
+
+impl Gate {
+    /// An open gate.
+    pub fn new(epoch: Epoch) -> Self {
+        Self { word: AtomicU64::new(pack(Phase::Open, epoch, 0)), armed: AtomicBool::new(false), base: Instant::now() }
+    }
+
+    /// Whether a command of a session of this epoch may take effect. One load.
+    pub fn admits(&self, epoch: Epoch) -> bool {
+        self.word.load(Ordering::Acquire) & ((1 << DEADLINE_SHIFT) - 1) == pack(Phase::Open, epoch, 0)
+    }
+
+    /// What the gate says now.
+    pub fn phase(&self) -> Phase {
+        phase_of(self.word.load(Ordering::Acquire))
+    }
+
+    /// The epoch that is served, or was when the gate shut.
+    pub fn epoch(&self) -> Epoch {
+        epoch_of(self.word.load(Ordering::Acquire))
+    }
+
+    /// Time left until [`Self::expire`] succeeds; `None` unless shut.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let word = self.word.load(Ordering::Acquire);
+        (phase_of(word) == Phase::Shut)
+            .then(|| Duration::from_millis((word >> DEADLINE_SHIFT).saturating_sub(self.millis(now))))
+    }
+
+    /// Whether a cutover is preparing: bodies are kept whole from now on.
+    pub fn armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Self::armed`].
+    pub fn arm(&self, armed: bool) {
+        self.armed.store(armed, Ordering::Relaxed);
+    }
+
+    /// Open → Shut. From here on every word that is read shows each command that was admitted.
+    pub fn shut(&self, now: Instant, share: Duration) -> Result<(), NotThere> {
+        let deadline = self.millis(now + share);
+        self.step(Phase::Open, |epoch| pack(Phase::Shut, epoch, deadline))?;
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Shut → Expired, once the deadline has passed. False while it has not, or when a decision came first.
+    pub fn expire(&self, now: Instant) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        phase_of(word) == Phase::Shut
+            && self.millis(now) >= word >> DEADLINE_SHIFT
+            && self.swap(word, pack(Phase::Expired, epoch_of(word), 0))
+    }
+
+    /// Shut → Deciding, if the deadline has not passed.
+    pub fn decide(&self, now: Instant) -> Result<(), NotThere> {
+        let word = self.word.load(Ordering::Acquire);
+        if phase_of(word) != Phase::Shut {
+            return Err(NotThere(phase_of(word)));
+        }
+        if self.millis(now) >= word >> DEADLINE_SHIFT {
+            self.swap(word, pack(Phase::Expired, epoch_of(word), 0));
+            return Err(NotThere(Phase::Expired));
+        }
+        if self.swap(word, pack(Phase::Deciding, epoch_of(word), 0)) { Ok(()) } else { Err(NotThere(self.phase())) }
+    }
+
+    /// Deciding → Decided: the record is on the disk.
+    pub fn decided(&self) -> Result<(), NotThere> {
+        self.step(Phase::Deciding, |epoch| pack(Phase::Decided, epoch, 0))
+    }
+
+    /// Deciding → FailStop: nobody knows whether the record is on the disk.
+    pub fn fail_stop(&self) -> Result<(), NotThere> {
+        self.step(Phase::Deciding, |epoch| pack(Phase::FailStop, epoch, 0))
+    }
+
+    /// Any phase but Deciding → Open for sessions of `epoch`.
+    pub fn open(&self, epoch: Epoch) -> Result<(), NotThere> {
+        let word = self.word.load(Ordering::Acquire);
+        if phase_of(word) == Phase::Deciding || !self.swap(word, pack(Phase::Open, epoch, 0)) {
+            return Err(NotThere(self.phase()));
+        }
+        Ok(())
+    }
+
+    fn step(&self, from: Phase, to: impl Fn(Epoch) -> u64) -> Result<(), NotThere> {
+        let word = self.word.load(Ordering::Acquire);
+        if phase_of(word) == from && self.swap(word, to(epoch_of(word))) {
+            return Ok(());
+        }
+        Err(NotThere(self.phase()))
+    }
+
+    fn swap(&self, from: u64, to: u64) -> bool {
+        self.word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX >> DEADLINE_SHIFT)
+    }
+}
+
+fn pack(phase: Phase, epoch: Epoch, deadline: u64) -> u64 {
+    phase as u64 | (u64::from(epoch.0) & EPOCH_MASK) << EPOCH_SHIFT | deadline << DEADLINE_SHIFT
+}
+
+fn phase_of(word: u64) -> Phase {
+    Phase::ALL[(word & 7) as usize % Phase::ALL.len()]
+}
+
+fn epoch_of(word: u64) -> Epoch {
+    Epoch(u32::try_from(word >> EPOCH_SHIFT & EPOCH_MASK).unwrap_or_default())
+}
+
+/// One session's own word: which pool it holds a connection to, and its commands in flight. Only the session
+/// writes it; the cutover reads it after it has shut the gate.
+#[derive(Debug, Default)]
+pub struct Word(AtomicU64);
+
+/// What a [`Word`] shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The pool that the session holds, or is opening, a connection to.
+    pub backend: Option<PoolId>,
+    /// A second connection: to the pool that it is being verified on.
+    pub spare: Option<PoolId>,
+    /// Writes sent whole and not yet answered.
+    pub writes: u16,
+    /// Other commands sent and not yet answered.
+    pub reads: u16,
+}
+
+impl Standing {
+    /// Whether any connection to `pool` may exist.
+    pub fn touches(&self, pool: PoolId) -> bool {
+        self.backend == Some(pool) || self.spare == Some(pool)
+    }
+
+    fn pack(self) -> u64 {
+        let pool = |p: Option<PoolId>| p.map_or(0, |p| u64::from(p.0) + 1);
+        u64::from(self.writes) | u64::from(self.reads) << 16 | pool(self.backend) << 32 | pool(self.spare) << 48
+    }
+
+    fn unpack(word: u64) -> Self {
+        let low = |w: u64| u16::try_from(w & 0xffff).unwrap_or(u16::MAX);
+        let pool = |w: u64| u8::try_from(w & 0xffff).ok().and_then(|w| w.checked_sub(1)).map(PoolId);
+        Self { writes: low(word), reads: low(word >> 16), backend: pool(word >> 32), spare: pool(word >> 48) }
+    }
+}
+
+impl Word {
+    /// Announces `standing` and then asks the gate: true if the step may be taken. Where it is false the
+    /// caller takes the announcement back with [`Self::set`].
+    #[must_use]
+    pub fn announce(&self, standing: Standing, gate: &Gate, epoch: Epoch) -> bool {
+        self.0.store(standing.pack(), Ordering::Release);
+        fence(Ordering::SeqCst);
+        gate.admits(epoch)
+    }
+
+    /// States a fact that needs no leave: an answer came, a connection ended.
+    pub fn set(&self, standing: Standing) {
+        self.0.store(standing.pack(), Ordering::Release);
+    }
+
+    /// What the session last said.
+    pub fn read(&self) -> Standing {
+        Standing::unpack(self.0.load(Ordering::Acquire))
+    }
+}

@@ -1,0 +1,4 @@
+//! Listeners, streams, TLS, buffers, the spool.
+
+pub mod stream;
+pub mod tls;

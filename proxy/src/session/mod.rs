@@ -1,0 +1,38 @@
+//! Sessions: one task per client connection, its backend, and the registry of all of them.
+//!
+//! Rule: a session sees the gate, the registry and the topology, never the cutover.
+
+pub mod holds;
+pub mod imap;
+pub mod registry;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bascule_protocols::imap::capability::Pinned;
+
+use crate::{
+    config::Config, gate::Gate, net::tls::Connectors, session::holds::Holds, telemetry::Metrics,
+    topology::Current,
+};
+
+/// What every session and the control plane share.
+#[derive(Debug)]
+pub struct World {
+    /// The configuration that is in force.
+    pub config: Arc<Config>,
+    /// Which pool serves.
+    pub topology: Current,
+    /// The gate of the cohort `all`.
+    pub gate: Gate,
+    /// All sessions.
+    pub registry: Arc<registry::Registry>,
+    /// What clients are shown; changes count for new connections. `None`: not learnt yet, nobody is served.
+    pub pinned: ArcSwap<Option<Pinned>>,
+    /// TLS towards the pools, by pool.
+    pub connectors: Connectors,
+    /// How long commands were held.
+    pub holds: Holds,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}

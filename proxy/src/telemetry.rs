@@ -1,0 +1,5 @@
+//! Logs and metrics.
+
+/// Counters and histograms.
+#[derive(Debug, Default)]
+pub struct Metrics;
