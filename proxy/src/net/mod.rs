@@ -1,4 +1,9 @@
-//! Listeners, streams, TLS, buffers, the spool.
+//! Listeners, streams, TLS, outgoing bytes, kept uploads: what every protocol stands on.
+//!
+//! Rule: nothing in here knows a protocol.
 
+pub mod listener;
+pub mod outgoing;
+pub mod spool;
 pub mod stream;
 pub mod tls;

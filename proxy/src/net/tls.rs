@@ -1,5 +1,58 @@
 //! TLS towards clients and towards pools.
+//!
+//! Rule: configurations are built once, at load, so that a wrong file is found before the first client comes.
+
+use std::sync::Arc;
+
+use bascule_certs::CertError;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    config::{Pool, ServiceTls},
+    net::stream::Leg,
+    topology::PoolId,
+};
 
 /// TLS towards the pools, by pool.
 #[derive(Debug, Default)]
-pub struct Connectors;
+pub struct Connectors(Vec<Option<Connector>>);
+
+/// TLS towards one service.
+#[derive(Debug)]
+pub struct Connector {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Connectors {
+    /// Builds them for all pools.
+    pub fn new(pools: &[Arc<Pool>]) -> Result<Self, CertError> {
+        pools.iter().map(|pool| connector(&pool.imap.tls)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The one for a pool; `None` where the leg is clear text.
+    pub fn of(&self, pool: PoolId) -> Option<&Connector> {
+        self.0.get(usize::from(pool.0)).and_then(Option::as_ref)
+    }
+}
+
+fn connector(tls: &ServiceTls) -> Result<Option<Connector>, CertError> {
+    let verify = match tls {
+        ServiceTls::None => return Ok(None),
+        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => verify,
+    };
+    let config = bascule_certs::client_config(verify.ca.as_deref())?;
+    let Ok(name) = ServerName::try_from(verify.name.clone()) else { return Ok(None) };
+    Ok(Some(Connector { config, name }))
+}
+
+impl Connector {
+    /// The handshake.
+    pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<Leg> {
+        let connector = TlsConnector::from(self.config.clone());
+        Ok(Leg::tls(Box::pin(connector.connect(self.name.clone(), tcp)).await?))
+    }
+}

@@ -1,0 +1,198 @@
+//! Bytes → lines and literals, in both directions (semantics §1.0, RFC 3501 §4.3, RFC 7888).
+//!
+//! Rule: both sides of the proxy must agree on where a command ends, so whatever could be read in two ways is
+//! refused here: bare CR, NUL, an open quote at the end of a line.
+
+use memchr::{memchr, memchr3_iter};
+
+/// What a line ending in `{n}` announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Literal {
+    /// Bytes that follow the line end.
+    pub size: u64,
+    /// The sender waits for `+` (`{n}`), or does not (`{n+}`).
+    pub sync: bool,
+    /// `~{n}`: may contain NUL (RFC 3516).
+    pub binary: bool,
+    /// Where in the line the marker begins.
+    pub marker: usize,
+}
+
+/// The literal that `line` (without its line end) announces, if it does.
+pub fn literal(line: &[u8]) -> Option<Literal> {
+    let inner = line.strip_suffix(b"}")?;
+    let open = memchr::memrchr(b'{', inner)?;
+    let (digits, sync) = match inner[open + 1..].strip_suffix(b"+") {
+        Some(digits) => (digits, false),
+        None => (&inner[open + 1..], true),
+    };
+    if digits.is_empty() || digits.len() > 20 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let size = digits.iter().try_fold(0u64, |n, d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')));
+    let binary = open > 0 && line[open - 1] == b'~';
+    // A number beyond u64 is still a literal, and one that nobody accepts.
+    Some(Literal { size: size.unwrap_or(u64::MAX), sync, binary, marker: open - usize::from(binary) })
+}
+
+/// Why a line cannot be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// Longer than the limit, and no end in sight.
+    #[error("line too long")]
+    TooLong,
+    /// A CR that is not part of the line end.
+    #[error("bare CR in a command")]
+    BareCr,
+    /// A NUL outside of a literal.
+    #[error("NUL in a command")]
+    Nul,
+    /// A quoted string without its end.
+    #[error("unfinished quoted string")]
+    OpenQuote,
+}
+
+impl LineError {
+    /// Whether what follows can still be framed: the line's end is known to both sides.
+    pub fn is_framed(self) -> bool {
+        match self {
+            Self::OpenQuote => true,
+            Self::TooLong | Self::BareCr | Self::Nul => false,
+        }
+    }
+}
+
+/// Cuts lines out of a stream; keeps only an unfinished one.
+#[derive(Debug, Default)]
+pub struct Lines {
+    carry: Vec<u8>,
+    spent: bool,
+}
+
+impl Lines {
+    /// The next whole line of `input` with its line end, and how many bytes of `input` it took. `None`: all of
+    /// `input` was taken and there is no line end yet.
+    pub fn next<'a>(&'a mut self, input: &'a [u8], limit: usize) -> (usize, Result<Option<&'a [u8]>, LineError>) {
+        if std::mem::take(&mut self.spent) {
+            self.carry = Vec::new();
+        }
+        match memchr(b'\n', input) {
+            Some(end) if self.carry.len() + end > limit => (end + 1, Err(LineError::TooLong)),
+            Some(end) if self.carry.is_empty() => (end + 1, Ok(Some(&input[..=end]))),
+            Some(end) => {
+                self.carry.extend_from_slice(&input[..=end]);
+                self.spent = true;
+                (end + 1, Ok(Some(&self.carry)))
+            }
+            None if self.carry.len() + input.len() > limit => (input.len(), Err(LineError::TooLong)),
+            None => {
+                self.carry.extend_from_slice(input);
+                (input.len(), Ok(None))
+            }
+        }
+    }
+
+    /// The beginning of a line whose end has not come.
+    pub fn unfinished(&self) -> &[u8] {
+        if self.spent { &[] } else { &self.carry }
+    }
+
+    /// Takes the line that [`Self::next`] returned last, if it was kept here.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.spent = false;
+        std::mem::take(&mut self.carry)
+    }
+
+    /// Bytes held.
+    pub fn held(&self) -> usize {
+        self.carry.len()
+    }
+}
+
+/// `line` without its CRLF or LF.
+pub fn text(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Refuses a client line (without its line end) that a backend might frame differently.
+pub fn check(text: &[u8]) -> Result<(), LineError> {
+    let (mut open, mut escaped_until) = (false, 0);
+    for at in memchr3_iter(b'"', b'\r', 0, text) {
+        match text[at] {
+            b'\r' => return Err(LineError::BareCr),
+            0 => return Err(LineError::Nul),
+            _ if !open => {
+                open = true;
+                escaped_until = at + 1;
+            }
+            // A quote after an odd number of backslashes is part of the string.
+            _ => {
+                let slashes = text[escaped_until..at].iter().rev().take_while(|b| **b == b'\\').count();
+                open = slashes % 2 == 1;
+            }
+        }
+    }
+    if open { Err(LineError::OpenQuote) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals() {
+        let l = literal(b"a APPEND x {12}").unwrap();
+        assert_eq!((l.size, l.sync, l.binary, l.marker), (12, true, false, 11));
+        let l = literal(b"a APPEND x ~{12+}").unwrap();
+        assert_eq!((l.size, l.sync, l.binary, l.marker), (12, false, true, 11));
+        assert_eq!(literal(b"{9223372036854775808}").unwrap().size, 1 << 63);
+        assert_eq!(literal(b"{99999999999999999999}").unwrap().size, u64::MAX);
+        for none in [&b"a {}"[..], b"a {1x}", b"a 1}", b"a {-1}", b"a {+}", b"{123456789012345678901}"] {
+            assert_eq!(literal(none), None, "{}", String::from_utf8_lossy(none));
+        }
+    }
+
+    #[test]
+    fn quotes() {
+        for (line, want) in [
+            (&br#"a LOGIN "x" "y""#[..], Ok(())),
+            (br#"a LOGIN "x\"" "y\\""#, Ok(())),
+            (br#"a LOGIN "x"#, Err(LineError::OpenQuote)),
+            (br#"a LOGIN "x\""#, Err(LineError::OpenQuote)),
+            (br#"a LOGIN "x {5}"#, Err(LineError::OpenQuote)),
+            (b"a \r b", Err(LineError::BareCr)),
+            (b"a \0", Err(LineError::Nul)),
+        ] {
+            assert_eq!(check(line), want, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn lines_in_pieces_are_the_same_lines() {
+        let input = b"a NOOP\r\nb X\nlong line here\r\n";
+        for cut in 1..input.len() {
+            let (mut lines, mut got) = (Lines::default(), Vec::new());
+            for chunk in input.chunks(cut) {
+                let mut rest = chunk;
+                while !rest.is_empty() {
+                    let (n, line) = lines.next(rest, 100);
+                    if let Some(line) = line.unwrap() {
+                        got.push(line.to_vec());
+                    }
+                    rest = &rest[n..];
+                }
+            }
+            assert_eq!(got.concat(), input);
+            assert_eq!(got.len(), 3);
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_refused_at_the_limit() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.next(&[b'x'; 60], 100), (60, Ok(None)));
+        assert_eq!(lines.next(&[b'x'; 60], 100).1, Err(LineError::TooLong));
+        assert!(lines.held() <= 100);
+    }
+}
