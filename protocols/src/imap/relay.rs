@@ -192,8 +192,10 @@ pub struct Relay {
     client: Lines,
     reading: Reading,
     flight: VecDeque<Sent>,
-    /// An upload or collected command whose literal waits for `+`.
+    /// A command whose literal waits for `+`.
     awaits_go: Option<Tag>,
+    /// An upload that streams to the backend and is not committed.
+    uploading: Option<Tag>,
     client_idle: Option<Tag>,
     server: Vec<u8>,
     /// Bytes of a response literal to come, and whether they are for the client.
@@ -216,6 +218,7 @@ impl Relay {
             reading: Reading::Command,
             flight: VecDeque::new(),
             awaits_go: None,
+            uploading: None,
             client_idle: None,
             server: Vec::new(),
             literal: 0,
@@ -326,6 +329,7 @@ impl Relay {
     pub fn cancel_literal(&mut self) {
         self.reading = Reading::Command;
         self.awaits_go = None;
+        self.uploading = None;
     }
 
     /// The command in `whole` (its literals in place, without the last line end).
@@ -357,7 +361,13 @@ impl Relay {
         {
             selected.saved_search = true;
         }
+        self.uploading = None;
         self.flight.push_back(sent);
+    }
+
+    /// An upload begins to stream: the backend may answer it before its end.
+    pub fn stream_upload(&mut self, tag: Tag) {
+        self.uploading = Some(tag);
     }
 
     /// The backend must say `+` before `tag`'s literal is sent.
@@ -392,6 +402,7 @@ impl Relay {
     pub fn safepoint(&self) -> bool {
         self.flight.is_empty()
             && self.awaits_go.is_none()
+            && self.uploading.is_none()
             && self.literal == 0
             && self.continues.is_none()
             && self.server.is_empty()
@@ -425,6 +436,7 @@ impl Relay {
         self.idle_refused = false;
         self.probe = Probe::No;
         self.awaits_go = None;
+        self.uploading = None;
         self.server = Vec::new();
         (self.literal, self.continues) = (0, None);
         out
@@ -698,8 +710,15 @@ impl Relay {
         if let Some(fate) = self.on_own(tag, status) {
             return fate;
         }
-        if self.awaits_go.as_ref().is_some_and(|t| t.as_bytes() == tag) {
-            self.awaits_go = None;
+        let waiting = [&mut self.awaits_go, &mut self.uploading];
+        let mut early = false;
+        for waits in waiting {
+            if waits.as_ref().is_some_and(|t| t.as_bytes() == tag) {
+                *waits = None;
+                early = true;
+            }
+        }
+        if early {
             return Fate::Forward(Some(Event::Answered(Tag::new(tag))));
         }
         let Some(at) = self.flight.iter().position(|s| s.tag.as_bytes() == tag) else {

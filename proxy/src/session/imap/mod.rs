@@ -1,3 +1,74 @@
 //! One IMAP session: the driver between a client, a backend and the machines of `bascule_protocols::imap`.
+//!
+//! Rule: one task per session, no channel and no lock on the way of a command. The client's side is served in
+//! every phase; whatever takes time towards a backend (leave, verify, attach) runs as the session's errand
+//! beside it.
 
+mod converse;
+mod greet;
+mod hold;
+mod login;
 pub mod open;
+mod orders;
+mod pipe;
+mod relay;
+mod upload;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    config::{Listener, ListenerTls},
+    net::stream::Leg,
+    session::World,
+};
+
+/// One listener with what its sessions share.
+#[derive(Debug)]
+pub struct Door {
+    /// The listener.
+    pub listener: Listener,
+    /// Its name, shared by the handles of its sessions.
+    pub name: Arc<str>,
+    /// The rest of the process.
+    pub world: Arc<World>,
+    /// TLS towards clients; `None` where `tls = "none"`.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Door {
+    async fn handshake(&self, tcp: TcpStream) -> Option<Leg> {
+        let acceptor = TlsAcceptor::from(self.tls.clone()?);
+        let refused = &self.world.metrics.connections_refused;
+        match timeout(self.world.config.limits.handshake, Box::pin(acceptor.accept(tcp))).await {
+            Ok(Ok(stream)) => Some(Leg::tls(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, listener = %self.name, "TLS handshake");
+                refused.count("handshake");
+                None
+            }
+            Err(_) => {
+                refused.count("handshake_timeout");
+                None
+            }
+        }
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub async fn serve(door: Arc<Door>, tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    door.world.metrics.connections_accepted.inc();
+    let client = match door.listener.tls {
+        ListenerTls::Implicit => door.handshake(tcp).await,
+        ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),
+    };
+    let Some(client) = client else { return };
+    let gauge = door.world.metrics.sessions(&door.name);
+    gauge.inc();
+    let entry = door.world.registry.enter(peer, door.name.clone());
+    greet::run(&door, client, entry).await;
+    gauge.dec();
+    drop(permit);
+}

@@ -1,0 +1,214 @@
+//! The first login of a connection: always at the active pool, always with the client's own words.
+//!
+//! Rule: a refusal reaches the client only from a pool that was active and whose gate was open after it had
+//! answered; everything else is asked again, or told as unavailable (P3, design §4.3).
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bascule_protocols::imap::{
+    capability::Capabilities,
+    login::Credentials,
+    restore::{Failure, Login, Plan},
+};
+
+use super::converse::{converse, leave};
+use crate::{
+    config::{ClientAddress, Service},
+    gate::Standing,
+    net::stream::Leg,
+    session::{World, registry::Handle},
+    topology::{Epoch, PoolId},
+};
+
+/// A backend that accepted somebody.
+#[derive(Debug)]
+pub(super) struct LoggedIn {
+    pub(super) leg: Leg,
+    pub(super) pool: PoolId,
+    pub(super) epoch: Epoch,
+    pub(super) capabilities: Capabilities,
+}
+
+/// What a login came to.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Accepted(LoggedIn),
+    /// The active pool's own words.
+    Refused(String),
+    Unavailable,
+}
+
+/// First pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Asks until somebody answers or `limits.login_ceiling` has passed. Cancel by dropping: the word is the
+/// caller's to clear.
+pub(super) async fn login(
+    world: &World,
+    handle: &Handle,
+    local: Option<SocketAddr>,
+    credentials: &Credentials,
+    client_id: Option<&[u8]>,
+) -> Answer {
+    let asked = async {
+        let mut pause = PAUSE;
+        let held = Instant::now();
+        let mut was_held = false;
+        loop {
+            was_held |= wait_for_gate(world, handle).await;
+            match ask(world, handle, local, credentials, client_id).await {
+                Tried::Answered(answer) => {
+                    if was_held {
+                        world.metrics.held(world.holds.record(held, Instant::now()));
+                    }
+                    return answer;
+                }
+                Tried::GateShut => was_held = true,
+                Tried::Failed => {
+                    // Level: whoever opens the gate wakes us, and so does the end of the pause.
+                    let _ = tokio::time::timeout(pause, opened_after_shut(world, handle)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(world.config.limits.login_ceiling, asked).await.unwrap_or(Answer::Unavailable)
+}
+
+enum Tried {
+    Answered(Answer),
+    GateShut,
+    Failed,
+}
+
+/// Announces the connection, waits while the gate does not admit it. True if it had to wait.
+async fn wait_for_gate(world: &World, handle: &Handle) -> bool {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        handle.register(cx.waker());
+        let topology = world.topology.load();
+        let standing = Standing { backend: Some(topology.active), ..Standing::default() };
+        if handle.word.announce(standing, &world.gate, topology.epoch) {
+            return std::task::Poll::Ready(());
+        }
+        handle.word.set(Standing::default());
+        handle.word_changed();
+        waited = true;
+        std::task::Poll::Pending
+    })
+    .await;
+    waited
+}
+
+async fn ask(
+    world: &World,
+    handle: &Handle,
+    local: Option<SocketAddr>,
+    credentials: &Credentials,
+    client_id: Option<&[u8]>,
+) -> Tried {
+    let topology = world.topology.load();
+    let (pool, epoch) = (topology.active, topology.epoch);
+    let open = async {
+        let mut leg = super::open::open(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
+        let service = &topology.active().imap;
+        let plan = Plan {
+            id: id_arguments(service, handle, local, client_id),
+            login: Some(Login::Client(credentials.clone())),
+            ..Plan::default()
+        };
+        let outcome = converse(&mut leg, plan, world.config.limits.login_ceiling).await?;
+        Ok((leg, outcome))
+    };
+    let result = tokio::select! {
+        result = open => result,
+        () = until_shut(world, handle, epoch) => {
+            // Dropped and sent again to whoever wins (design §5.2, Holding).
+            clear(handle);
+            return Tried::GateShut;
+        }
+    };
+    if !world.gate.admits(epoch) {
+        if let Ok((leg, _)) = result {
+            leave(leg, false).await;
+        }
+        clear(handle);
+        return Tried::GateShut;
+    }
+    match result {
+        Ok((leg, outcome)) => Tried::Answered(Answer::Accepted(LoggedIn {
+            leg,
+            pool,
+            epoch,
+            capabilities: outcome.capabilities.unwrap_or_default(),
+        })),
+        Err(Failure::Refused(text)) => {
+            clear(handle);
+            Tried::Answered(Answer::Refused(text))
+        }
+        Err(failure) => {
+            clear(handle);
+            tracing::debug!(%failure, "login");
+            Tried::Failed
+        }
+    }
+}
+
+fn clear(handle: &Handle) {
+    handle.word.set(Standing::default());
+    handle.word_changed();
+}
+
+async fn until_shut(world: &World, handle: &Handle, epoch: Epoch) {
+    std::future::poll_fn(|cx| {
+        handle.register(cx.waker());
+        if world.gate.admits(epoch) { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+}
+
+/// Resolves when the gate was seen shut: the pause before another try need not be waited out.
+async fn opened_after_shut(world: &World, handle: &Handle) {
+    let epoch = world.topology.load().epoch;
+    until_shut(world, handle, epoch).await;
+}
+
+/// The arguments of the first ID: the client's address for servers that trust us (Dovecot's keys), then the
+/// client's own list.
+pub(super) fn id_arguments(
+    service: &Service,
+    handle: &Handle,
+    local: Option<SocketAddr>,
+    client_id: Option<&[u8]>,
+) -> Option<Vec<u8>> {
+    if service.client_address != ClientAddress::Id {
+        return None;
+    }
+    let mut out = format!(
+        "(\"x-session-id\" \"{}\" \"x-originating-ip\" \"{}\" \"x-originating-port\" \"{}\" \"x-proxy-ttl\" \"4\"",
+        handle.id.0,
+        handle.peer.ip().to_canonical(),
+        handle.peer.port()
+    );
+    if let Some(local) = local {
+        out += &format!(
+            " \"x-connected-ip\" \"{}\" \"x-connected-port\" \"{}\"",
+            local.ip().to_canonical(),
+            local.port()
+        );
+    }
+    let mut out = out.into_bytes();
+    let list = client_id.and_then(|id| id.strip_prefix(b"(")).and_then(|id| id.strip_suffix(b")"));
+    // A literal in the list would need a dialogue of its own; it is only for logs.
+    if let Some(list) = list.filter(|list| !list.is_empty() && !list.contains(&b'{') && !list.contains(&b'\n')) {
+        out.push(b' ');
+        out.extend_from_slice(list);
+    }
+    out.push(b')');
+    Some(out)
+}

@@ -1,0 +1,84 @@
+//! A session whose stream cannot be followed: bytes pass, nothing else.
+//!
+//! Rule: alive, counted, unmovable; it ends without a word when the gate shuts, since nobody knows what the
+//! client waits for (design §4.7).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncBufRead, AsyncWrite};
+
+use crate::{
+    net::{outgoing::Outgoing, stream::Leg},
+    session::{World, registry::{Handle, Order, Progress}},
+    topology::Epoch,
+};
+
+/// Both legs with what is pending towards each.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub(super) client: Leg,
+    pub(super) to_client: Outgoing,
+    pub(super) backend: Leg,
+    pub(super) to_backend: Outgoing,
+}
+
+impl Pipe {
+    /// Runs until either side ends, the gate shuts, or the session is told to go.
+    pub(super) async fn run(mut self, world: &World, handle: &Handle, epoch: Epoch) {
+        world.metrics.pipes.inc();
+        handle.describe(|info| {
+            info.pipe = true;
+            info.unmovable = Some("pipe".to_owned());
+        });
+        let mut seen = None;
+        std::future::poll_fn(|cx| {
+            handle.register(cx.waker());
+            let (number, order) = handle.order();
+            if seen != Some(number) {
+                seen = Some(number);
+                handle.report(number, if order == Order::Flow { Progress::Done } else { Progress::Refused });
+            }
+            let must_go = match order {
+                Order::Leave | Order::Attach | Order::End => true,
+                Order::Flow | Order::Prepare | Order::Verify => !world.gate.admits(epoch),
+            };
+            if must_go {
+                return Poll::Ready(());
+            }
+            let up = forward(cx, &mut self.client, &mut self.backend, &mut self.to_backend);
+            let down = forward(cx, &mut self.backend, &mut self.client, &mut self.to_client);
+            if up.is_ready() || down.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        world.metrics.pipes.dec();
+        world.metrics.farewells.count("pipe");
+    }
+}
+
+/// Ready when the source has ended, or either side failed.
+fn forward(cx: &mut Context<'_>, from: &mut Leg, to: &mut Leg, pending: &mut Outgoing) -> Poll<()> {
+    loop {
+        match pending.poll_flush(cx, to) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+        let n = match Pin::new(&mut *from).poll_fill_buf(cx) {
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => {
+                if pending.push(to, bytes).is_err() {
+                    return Poll::Ready(());
+                }
+                bytes.len()
+            }
+            Poll::Ready(_) => {
+                let _ = Pin::new(&mut *to).poll_shutdown(cx);
+                return Poll::Ready(());
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        Pin::new(&mut *from).consume(n);
+    }
+}
