@@ -23,8 +23,8 @@ impl Capabilities {
     }
 
     /// Whether the server has it.
-    pub fn has(&self, word: &str) -> bool {
-        self.iter().any(|own| own.eq_ignore_ascii_case(word))
+    pub fn has(&self, word: impl AsRef<[u8]>) -> bool {
+        self.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(word.as_ref()))
     }
 
     /// All of them, in the server's order.

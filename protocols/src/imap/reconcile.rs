@@ -22,7 +22,7 @@ pub struct Known<'a> {
 }
 
 /// What the restored connection sees after its SELECT or EXAMINE.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// UIDVALIDITY; 0 if the server did not say.
     pub uidvalidity: u32,
