@@ -13,7 +13,7 @@ use super::view::{UidSet, View};
 pub struct Known<'a> {
     /// UIDVALIDITY of the SELECT; 0 if the server did not say.
     pub uidvalidity: u32,
-    /// The lowest UID that a new message can have, as far as the client was told.
+    /// UIDNEXT as the server said it last, on SELECT or unasked: what no EXISTS announced yet has no lower UID.
     pub uidnext: Option<u32>,
     /// How many messages it believes in.
     pub exists: u32,
@@ -124,7 +124,7 @@ pub fn compare(known: &Known<'_>, found: &Found) -> Result<Change, Differs> {
     if view.len() != known.exists || uids.len() != found.exists {
         return Err(Differs::Count);
     }
-    differs(view, uids)?;
+    differs(view, known.uidnext.unwrap_or(0), uids)?;
     if found.exists == known.exists {
         return Ok(Change::None);
     }
@@ -152,10 +152,12 @@ fn uidnext_fell(known: &Known<'_>, found: &Found) -> bool {
 }
 
 /// Growth is all that may be left: the known slots are there in order, and what is new lies above every UID
-/// that the client ever knew. The first of the new are those that an EXISTS announced already.
-fn differs(view: &View, uids: &UidSet) -> Result<(), Differs> {
+/// that the client ever knew. The first of the new are those that an EXISTS announced already; the others are
+/// not below UIDNEXT either, else they were expunged once and are back.
+fn differs(view: &View, uidnext: u32, uids: &UidSet) -> Result<(), Differs> {
     let new = uids.minus(view.known());
-    if new.min().is_some_and(|uid| uid <= view.highest()) {
+    let unannounced = view.unknown().checked_add(1).and_then(|place| new.nth(place));
+    if new.min().is_some_and(|uid| uid <= view.highest()) || unannounced.is_some_and(|uid| uid < uidnext) {
         return Err(Differs::AppearedBetween);
     }
     if !view.known().minus(uids).is_empty() || new.len() < view.unknown() {
@@ -240,6 +242,14 @@ mod tests {
         view.expunge(6).unwrap();
         assert_eq!(compare(&known(&view), &found("1:5,9")), Err(Differs::AppearedBetween));
         assert_eq!(compare(&known(&view), &found("1:5,10")), Ok(Change::Grew { exists: 6, recent: 2 }));
+    }
+
+    #[test]
+    fn a_message_that_was_gone_before_the_select_must_not_come_back() {
+        let view = view("1:5");
+        let selected = Known { uidnext: Some(9), ..known(&view) };
+        assert_eq!(compare(&selected, &found("1:5,8")), Err(Differs::AppearedBetween));
+        assert_eq!(compare(&selected, &found("1:5,9")), Ok(Change::Grew { exists: 6, recent: 2 }));
     }
 
     #[test]
