@@ -279,7 +279,7 @@ fn number(digits: &[u8]) -> Option<u32> {
 /// nothing has told yet; UIDs ascend, so all of them are higher than every UID that was ever known.
 ///
 /// After an `Err` the view says nothing any more; the owner drops it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     known: UidSet,
     /// The highest UID that was ever known, also if it is gone by now.
