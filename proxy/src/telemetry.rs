@@ -446,4 +446,32 @@ mod tests {
         assert!(text.contains("bascule_hold_seconds_bucket{le=\"2\"} 0\n"));
         assert!(text.contains("bascule_hold_own_seconds_bucket{le=\"0.0025\"} 1\n"));
     }
+
+    #[test]
+    fn the_names_of_the_configuration_stand_at_zero() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bascule.toml");
+        let text = r#"
+            server = { hostname = "mail.test", state_dir = "/var/lib/bascule" }
+            listener.imap = { protocol = "imap", bind = ["127.0.0.1:0"], tls = "none" }
+            [pool.v4]
+            contract = { storage = "shared" }
+            capabilities = ["IMAP4rev1"]
+            imap = { servers = ["imap.test:143"], tls = { mode = "none" } }
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let metrics = Metrics::new();
+        metrics.prepare(&Config::load(&path).map_err(|error| error.render()).unwrap());
+        let text = metrics.render();
+        assert!(text.contains("bascule_sessions{listener=\"imap\"} 0\n"));
+        assert!(text.contains("bascule_active_pool{pool=\"v4\"} 0\n"));
+        metrics.active_pool.set("v4");
+        assert!(metrics.render().contains("bascule_active_pool{pool=\"v4\"} 1\n"));
+    }
+
+    #[test]
+    fn log_formats_have_names() {
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+        assert!("xml".parse::<LogFormat>().unwrap_err().contains("text or json"));
+    }
 }

@@ -56,7 +56,9 @@ impl Source {
             at: None,
         })?;
         let text = Arc::new(NamedSource::new(path.display().to_string(), text).with_language("toml"));
-        Ok(Self { path: path.to_owned(), text })
+        // Programs beside a file that was named without its folder must not be looked for in PATH.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self { path, text })
     }
 
     pub(super) fn text(&self) -> &str {

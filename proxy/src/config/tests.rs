@@ -208,11 +208,11 @@ fn the_budget_is_added_up_aloud() {
         "cutover.max_hold: 1m1s is more than 1m",
         "write 1m or less",
     );
-    says(
-        &refused("login_ceiling   = \"40s\"", "login_ceiling = \"14s\""),
-        "limits.login_ceiling: login_ceiling 14s is less than cutover.max_hold 15s",
-        "a held command waits",
-    );
+    let less = "limits.login_ceiling: 14s is less than cutover.max_hold, 15s";
+    says(&refused("login_ceiling   = \"40s\"", "login_ceiling = \"14s\""), less, "write a longer time");
+    let by_default = FULL.split_once("[limits]").unwrap().0.replace("\"15s\"", "\"50s\"");
+    let less = "limits.login_ceiling: 45s is less than cutover.max_hold, 50s";
+    says(&page(&folder(), "max_hold", &by_default), less, "write a longer time");
 }
 
 #[test]
@@ -338,6 +338,11 @@ fn listeners_need_certificates_and_sockets_of_their_own() {
         &refused("\"10.0.0.0/8\"", "\"10.0.0.0/33\""),
         "listener.imaps.proxy_protocol.trusted: `10.0.0.0/33` is not a network",
         "write an address",
+    );
+    says(
+        &refused("bind     = [\"[::]:993\"]", "bind = [\"[::]:143\"]"),
+        "listener.imaps.bind: [::]:143 is taken: listener.imap.bind has 0.0.0.0:143",
+        "give each its own",
     );
     assert!(load(&folder(), &FULL.replace("\"[::]:993\"", "\"127.0.0.1:0\", \"127.0.0.1:0\"")).is_ok());
 }

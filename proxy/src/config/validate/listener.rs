@@ -163,10 +163,12 @@ fn claim(
     address: SocketAddr,
     taken: &mut Vec<(String, SocketAddr)>,
 ) -> Result<(), ConfigError> {
+    // `[::]` takes IPv4 as well, `0.0.0.0` only its own family.
+    let covers = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
     let meets = |other: &SocketAddr| {
         let (a, b) = (address.ip(), other.ip());
-        let same = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
-        same && address.port() == other.port() && address.port() != 0
+        let port = address.port() == other.port() && address.port() != 0;
+        port && (a == b || covers(a, b) || covers(b, a))
     };
     if let Some((owner, other)) = taken.iter().find(|(_, other)| meets(other)) {
         let what = format!("{address} is taken: {owner} has {other}");

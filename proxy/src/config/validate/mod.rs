@@ -7,6 +7,7 @@ mod listener;
 mod pool;
 mod table;
 
+use serde_spanned::Spanned;
 use table::{Table, bytes, span};
 
 use super::{Config, ConfigError, Cutover, Limits, defaults, error::Source, raw};
@@ -15,20 +16,19 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
     let root = Table::new(source, "", 0..0);
     names(&root, raw)?;
     let pool_names: Vec<&str> = raw.pool.keys().map(String::as_str).collect();
-    let at_or_top = |table: Option<std::ops::Range<usize>>| table.unwrap_or(0..0);
-    let cutover_table =
-        root.table("cutover", at_or_top(raw.cutover.as_ref().map(serde_spanned::Spanned::span)));
-    let limits_table = root.table("limits", at_or_top(raw.limits.as_ref().map(serde_spanned::Spanned::span)));
     let server = listener::server(&root.table("server", raw.server.span()), raw.server.get_ref())?;
     let certificates = listener::certificates(&root, &raw.tls)?;
     let listeners = listener::listeners(&root, raw)?;
     let pools = pool::pools(&root, &raw.pool)?;
-    let no_cutover = raw::Cutover::default();
-    let raw_cutover = raw.cutover.as_ref().map_or(&no_cutover, |cutover| cutover.get_ref());
-    let cutover = cutover::cutover(&cutover_table, raw_cutover, &pool_names)?;
-    let no_limits = raw::Limits::default();
-    let raw_limits = raw.limits.as_ref().map_or(&no_limits, |limits| limits.get_ref());
-    let limits = limits(&limits_table, raw_limits, &cutover)?;
+    let none = raw::Cutover::default();
+    let table = root.table("cutover", root.place(&raw.cutover));
+    let raw_cutover = raw.cutover.as_ref().map_or(&none, Spanned::get_ref);
+    let cutover = cutover::cutover(&table, raw_cutover, &pool_names)?;
+    let none = raw::Limits::default();
+    let table = root.table("limits", root.place(&raw.limits));
+    let raw_limits = raw.limits.as_ref().map_or(&none, Spanned::get_ref);
+    let limits = limits(&table, raw_limits)?;
+    ceilings(&root, raw_limits, raw_cutover, &limits, &cutover)?;
     Ok(Config { path: source.path.clone(), server, certificates, listeners, pools, cutover, limits })
 }
 
@@ -53,7 +53,7 @@ fn names(root: &Table<'_>, raw: &raw::File) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn limits(table: &Table<'_>, raw: &raw::Limits, cutover: &Cutover) -> Result<Limits, ConfigError> {
+fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
     let limits = Limits {
         connections: table.count("connections", &raw.connections, defaults::CONNECTIONS)?,
         line: table.memory("line", &raw.line, defaults::LINE)?,
@@ -74,7 +74,11 @@ fn limits(table: &Table<'_>, raw: &raw::Limits, cutover: &Cutover) -> Result<Lim
         shutdown: table.time("shutdown", &raw.shutdown, defaults::SHUTDOWN)?,
     };
     sizes_rise(table, raw, &limits)?;
-    times_fit(table, raw, &limits, cutover)?;
+    if limits.autologout < defaults::AUTOLOGOUT {
+        let what = format!("{} is less than {}", span(limits.autologout), span(defaults::AUTOLOGOUT));
+        let instead = "RFC 3501 §5.4 promises clients 30 minutes: write \"30m\" or more";
+        return Err(table.refuse("autologout", table.place(&raw.autologout), what, instead));
+    }
     Ok(limits)
 }
 
@@ -98,28 +102,25 @@ fn sizes_rise(table: &Table<'_>, raw: &raw::Limits, limits: &Limits) -> Result<(
     Ok(())
 }
 
-fn times_fit(
-    table: &Table<'_>,
+/// A held command waits for the whole hold and for its turn afterwards.
+fn ceilings(
+    root: &Table<'_>,
     raw: &raw::Limits,
+    raw_cutover: &raw::Cutover,
     limits: &Limits,
     cutover: &Cutover,
 ) -> Result<(), ConfigError> {
-    if limits.autologout < defaults::AUTOLOGOUT {
-        let what = format!("{} is less than {}", span(limits.autologout), span(defaults::AUTOLOGOUT));
-        let instead = "RFC 3501 §5.4 promises clients 30 minutes: write \"30m\" or more";
-        return Err(table.refuse("autologout", table.place(&raw.autologout), what, instead));
-    }
     let ceilings = [
         ("command_ceiling", limits.command_ceiling, &raw.command_ceiling),
         ("login_ceiling", limits.login_ceiling, &raw.login_ceiling),
     ];
     for (key, ceiling, written) in ceilings {
         if ceiling < cutover.max_hold {
-            let what =
-                format!("{key} {} is less than cutover.max_hold {}", span(ceiling), span(cutover.max_hold));
-            let instead = "a held command waits for the whole hold and its turn afterwards: write a longer time, or a \
-                           shorter max_hold";
-            return Err(table.refuse(key, table.place(written), what, instead));
+            let at = written.as_ref().map_or_else(|| root.place(&raw_cutover.max_hold), Spanned::span);
+            let what = format!("{} is less than cutover.max_hold, {}", span(ceiling), span(cutover.max_hold));
+            let instead = "write a longer time (a held command waits for the whole hold and for its turn afterwards), \
+                           or a shorter max_hold";
+            return Err(root.refuse(&format!("limits.{key}"), at, what, instead));
         }
     }
     Ok(())
