@@ -1,0 +1,127 @@
+//! From the file as written to types that the rest of the program may rely on.
+//!
+//! Rule: everything is checked once, here; the first mistake is reported and nothing is used.
+
+mod cutover;
+mod listener;
+mod pool;
+mod table;
+
+use serde_spanned::Spanned;
+use table::{Table, bytes, span};
+
+use super::{Config, ConfigError, Cutover, Limits, defaults, error::Source, raw};
+
+pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigError> {
+    let root = Table::new(source, "", 0..0);
+    names(&root, raw)?;
+    let pool_names: Vec<&str> = raw.pool.keys().map(String::as_str).collect();
+    let server = listener::server(&root.table("server", raw.server.span()), raw.server.get_ref())?;
+    let certificates = listener::certificates(&root, &raw.tls)?;
+    let listeners = listener::listeners(&root, raw)?;
+    let pools = pool::pools(&root, &raw.pool)?;
+    let none = raw::Cutover::default();
+    let table = root.table("cutover", root.place(&raw.cutover));
+    let raw_cutover = raw.cutover.as_ref().map_or(&none, Spanned::get_ref);
+    let cutover = cutover::cutover(&table, raw_cutover, &pool_names)?;
+    let none = raw::Limits::default();
+    let table = root.table("limits", root.place(&raw.limits));
+    let raw_limits = raw.limits.as_ref().map_or(&none, Spanned::get_ref);
+    let limits = limits(&table, raw_limits)?;
+    ceilings(&root, raw_limits, raw_cutover, &limits, &cutover)?;
+    Ok(Config { path: source.path.clone(), server, certificates, listeners, pools, cutover, limits })
+}
+
+/// Names go into commands, metrics and the journal.
+fn names(root: &Table<'_>, raw: &raw::File) -> Result<(), ConfigError> {
+    let certificates =
+        raw.tls.certificate.iter().map(|(name, table)| ("tls.certificate", name, table.span()));
+    let listeners = raw.listener.iter().map(|(name, table)| ("listener", name, table.span()));
+    let pools = raw.pool.iter().map(|(name, table)| ("pool", name, table.span()));
+    let checks = raw.cutover.iter().flat_map(|cutover| &cutover.get_ref().check);
+    let checks = checks.map(|(name, table)| ("cutover.check", name, table.span()));
+    let legal = |name: &str| {
+        let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        word && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64
+    };
+    for (parent, name, at) in certificates.chain(listeners).chain(pools).chain(checks) {
+        if !legal(name) {
+            let instead = "write up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first";
+            return Err(root.refuse(parent, at, format!("{name:?} cannot be a name"), instead));
+        }
+    }
+    Ok(())
+}
+
+fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
+    let limits = Limits {
+        connections: table.count("connections", &raw.connections, defaults::CONNECTIONS)?,
+        line: table.memory("line", &raw.line, defaults::LINE)?,
+        command: table.memory("command", &raw.command, defaults::COMMAND)?,
+        held_bytes: table.memory("held_bytes", &raw.held_bytes, defaults::HELD_BYTES)?,
+        held_commands: table.count("held_commands", &raw.held_commands, defaults::HELD_COMMANDS)?,
+        upload_memory: table.memory("upload_memory", &raw.upload_memory, defaults::UPLOAD_MEMORY)?,
+        upload: table.size("upload", &raw.upload, defaults::UPLOAD)?,
+        spool: table.size("spool", &raw.spool, defaults::SPOOL)?,
+        login: table.time("login", &raw.login, defaults::LOGIN)?,
+        command_ceiling: table.time("command_ceiling", &raw.command_ceiling, defaults::COMMAND_CEILING)?,
+        login_ceiling: table.time("login_ceiling", &raw.login_ceiling, defaults::LOGIN_CEILING)?,
+        keepalive: table.time("keepalive", &raw.keepalive, defaults::KEEPALIVE)?,
+        idle_keepalive: table.time("idle_keepalive", &raw.idle_keepalive, defaults::IDLE_KEEPALIVE)?,
+        autologout: table.time("autologout", &raw.autologout, defaults::AUTOLOGOUT)?,
+        handshake: table.time("handshake", &raw.handshake, defaults::HANDSHAKE)?,
+        failed_logins: table.count("failed_logins", &raw.failed_logins, defaults::FAILED_LOGINS)?,
+        shutdown: table.time("shutdown", &raw.shutdown, defaults::SHUTDOWN)?,
+    };
+    sizes_rise(table, raw, &limits)?;
+    if limits.autologout < defaults::AUTOLOGOUT {
+        let what = format!("{} is less than {}", span(limits.autologout), span(defaults::AUTOLOGOUT));
+        let instead = "RFC 3501 §5.4 promises clients 30 minutes: write \"30m\" or more";
+        return Err(table.refuse("autologout", table.place(&raw.autologout), what, instead));
+    }
+    Ok(limits)
+}
+
+/// A limit that another one makes unreachable would be a promise that nobody keeps.
+fn sizes_rise(table: &Table<'_>, raw: &raw::Limits, limits: &Limits) -> Result<(), ConfigError> {
+    let memory = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+    let line = ("line", memory(limits.line), table.place(&raw.line));
+    let command = ("command", memory(limits.command), table.place(&raw.command));
+    let held = ("held_bytes", memory(limits.held_bytes), table.place(&raw.held_bytes));
+    let kept = ("upload_memory", memory(limits.upload_memory), table.place(&raw.upload_memory));
+    let upload = ("upload", limits.upload, table.place(&raw.upload));
+    let spool = ("spool", limits.spool, table.place(&raw.spool));
+    for (small, large) in [(&line, &command), (&command, &held), (&kept, &upload), (&upload, &spool)] {
+        if small.1 > large.1 {
+            let what = format!("{} {} is less than {} {}", large.0, bytes(large.1), small.0, bytes(small.1));
+            let instead =
+                format!("write {} = \"{}\" or more, or a smaller {}", large.0, bytes(small.1), small.0);
+            return Err(table.refuse(large.0, large.2.clone(), what, instead));
+        }
+    }
+    Ok(())
+}
+
+/// A held command waits for the whole hold and for its turn afterwards.
+fn ceilings(
+    root: &Table<'_>,
+    raw: &raw::Limits,
+    raw_cutover: &raw::Cutover,
+    limits: &Limits,
+    cutover: &Cutover,
+) -> Result<(), ConfigError> {
+    let ceilings = [
+        ("command_ceiling", limits.command_ceiling, &raw.command_ceiling),
+        ("login_ceiling", limits.login_ceiling, &raw.login_ceiling),
+    ];
+    for (key, ceiling, written) in ceilings {
+        if ceiling < cutover.max_hold {
+            let at = written.as_ref().map_or_else(|| root.place(&raw_cutover.max_hold), Spanned::span);
+            let what = format!("{} is less than cutover.max_hold, {}", span(ceiling), span(cutover.max_hold));
+            let instead = "write a longer time (a held command waits for the whole hold and for its turn afterwards), \
+                           or a shorter max_hold";
+            return Err(root.refuse(&format!("limits.{key}"), at, what, instead));
+        }
+    }
+    Ok(())
+}
