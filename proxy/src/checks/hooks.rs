@@ -195,7 +195,10 @@ mod tests {
         let path = dir.join("hook");
         fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-        Hook { exec: vec![path.to_str().unwrap().into(), "an argument".into()], timeout: Duration::from_secs(60) }
+        Hook {
+            exec: vec![path.to_str().unwrap().into(), "an argument".into()],
+            timeout: Duration::from_secs(60),
+        }
     }
 
     /// A named pipe that a child of the hook holds open: its end is an event, not a guess.
@@ -224,7 +227,8 @@ mod tests {
     #[tokio::test]
     async fn exit_code_and_both_outputs_are_seen_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let outcome = run(&script(dir.path(), "echo one; echo \"two $1\" >&2; echo three; exit 2"), &[]).await;
+        let outcome =
+            run(&script(dir.path(), "echo one; echo \"two $1\" >&2; echo three; exit 2"), &[]).await;
         assert_eq!(outcome.status, Status::Exited(2));
         assert_eq!(outcome.output, "one\ntwo an argument\nthree");
         assert!(outcome.to_string().starts_with("exit 2 after ") && outcome.to_string().ends_with(": three"));
@@ -235,7 +239,8 @@ mod tests {
     async fn the_environment_is_bare() {
         let dir = tempfile::tempdir().unwrap();
         let outcome = run(&script(dir.path(), "/usr/bin/env"), &[("BASCULE_FROM", "v4".into())]).await;
-        let names: Vec<_> = outcome.output.lines().filter_map(|l| l.split_once('=')).map(|(n, _)| n).collect();
+        let names: Vec<_> =
+            outcome.output.lines().filter_map(|l| l.split_once('=')).map(|(n, _)| n).collect();
         assert!(outcome.output.contains("BASCULE_FROM=v4"));
         // PWD and its kin are set by the shell itself.
         let allowed = ["PATH", "LANG", "BASCULE_FROM", "PWD", "OLDPWD", "SHLVL", "_"];

@@ -3,8 +3,16 @@
 //! Rule: an answer comes from something that was seen. What was not seen is Unknown, and Unknown blocks like
 //! a failure (design §5.3).
 
+pub mod canary;
+pub mod capability;
+mod command;
 pub mod exec;
 pub mod hooks;
+pub mod identity;
+mod mailbox;
+pub mod proof;
+mod server;
+mod trial;
 
 use std::fmt;
 
