@@ -1,1 +1,84 @@
-//! Checks, fences, promotes and their proofs.
+//! Checks, hooks and the proofs around a fence.
+//!
+//! Rule: an answer comes from something that was seen. What was not seen is Unknown, and Unknown blocks like
+//! a failure (design §5.3).
+
+pub mod canary;
+pub mod capability;
+mod command;
+pub mod exec;
+pub mod hooks;
+pub mod identity;
+mod mailbox;
+pub mod proof;
+mod server;
+mod trial;
+
+use std::fmt;
+
+/// What a check or a proof says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was seen to be as it must be.
+    Pass,
+    /// It was seen to be otherwise; the text says what was seen.
+    Fail(String),
+    /// It could not be seen; the text says why.
+    Unknown(String),
+}
+
+impl Answer {
+    /// Whether it may be relied on.
+    pub fn passed(&self) -> bool {
+        *self == Self::Pass
+    }
+
+    /// The worse one of two; of two equals the first.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if other.weight() > self.weight() { other } else { self }
+    }
+
+    /// The same answer with the name of who was asked before its text.
+    #[must_use]
+    pub fn named(self, who: &str) -> Self {
+        match self {
+            Self::Pass => Self::Pass,
+            Self::Fail(saw) => Self::Fail(format!("{who}: {saw}")),
+            Self::Unknown(saw) => Self::Unknown(format!("{who}: {saw}")),
+        }
+    }
+
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Unknown(_) => 1,
+            Self::Fail(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pass => f.write_str("pass"),
+            Self::Fail(saw) => write!(f, "fail: {saw}"),
+            Self::Unknown(saw) => write!(f, "unknown: {saw}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer;
+
+    #[test]
+    fn a_failure_outweighs_what_is_unknown_and_that_a_pass() {
+        let (fail, unknown) = (Answer::Fail("f".into()), Answer::Unknown("u".into()));
+        assert_eq!(Answer::Pass.and(unknown.clone()), unknown);
+        assert_eq!(unknown.clone().and(fail.clone()), fail);
+        assert_eq!(fail.clone().and(Answer::Unknown("v".into())), fail);
+        assert_eq!(unknown.clone().and(Answer::Unknown("v".into())), unknown);
+        assert!(Answer::Pass.and(Answer::Pass).passed() && !unknown.passed());
+    }
+}

@@ -1,0 +1,189 @@
+//! Canary sessions: opened before the fence, tried after it.
+//!
+//! Rule: a fence is proved by what happens to a session that could write before, and to a fresh login, twice
+//! (design §5.3). Only probe accounts are used, and only a mailbox of their own.
+
+use std::{mem, time::Duration};
+
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    time::timeout,
+};
+
+use crate::{
+    checks::{
+        Answer,
+        mailbox::Mailbox,
+        server::{Dial, GAP, Reach, enter, silent},
+        trial::{self, Bait, Write},
+    },
+    config::{Account, FenceKind},
+    net::stream::Leg,
+    session::World,
+    topology::PoolId,
+};
+
+/// The mailbox of the canaries; whatever is in it is theirs.
+const FOLDER: &str = "bascule-canary";
+/// A stopped service has closed before its hook returned; the end of file is only on its way.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Whose answer it is.
+const BEFORE: &str = "the session opened before the fence";
+
+/// The canaries of one pool: for now one session, since a pool has one server.
+#[derive(Debug)]
+pub struct Canaries {
+    pool: PoolId,
+    watch: Watch,
+    canary: Canary<Leg>,
+}
+
+/// What the proof is asked with.
+#[derive(Debug)]
+struct Watch {
+    account: Account,
+    kind: FenceKind,
+    server: String,
+}
+
+#[derive(Debug)]
+struct Canary<S> {
+    session: Session<S>,
+    bait: Bait,
+}
+
+/// The session that was opened before the fence.
+#[derive(Debug)]
+enum Session<S> {
+    /// It still stands.
+    Open(Mailbox<S>),
+    /// The server ended it while nothing of ours was under way.
+    Ended,
+    /// Nobody knows any more what it can do; this is why.
+    Lost(String),
+}
+
+impl Canaries {
+    /// Logs the first probe account of `pool` in and shows that its writes succeed.
+    pub async fn open(world: &World, pool: PoolId) -> Result<Self, String> {
+        let config = world.topology.load().pool(pool).clone();
+        let Some(fence) = &config.fence else {
+            return Err(format!("pool {} has no fence", config.name));
+        };
+        let Some(account) = config.probes.first() else {
+            return Err(format!("pool {} has no probe account", config.name));
+        };
+        let watch = Watch { account: account.clone(), kind: fence.kind, server: config.imap.server.clone() };
+        let canary = release(&Reach { world, pool }, account).await;
+        let canary = canary.map_err(|why| format!("canary on pool {}: {why}", config.name))?;
+        Ok(Self { pool, watch, canary })
+    }
+
+    /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew.
+    pub async fn prove_fenced(&mut self, world: &World) -> Answer {
+        let reach = Reach { world, pool: self.pool };
+        let share = world.config.cutover.fence;
+        let proof = timeout(share, prove(&mut self.canary, &self.watch, &reach)).await;
+        proof.unwrap_or_else(|_| Answer::Unknown(format!("the fence was not proved within {share:?}")))
+    }
+
+    /// Takes away what the canaries left, where they still can, and logs out.
+    pub async fn close(self) {
+        if let Session::Open(mut mailbox) = self.canary.session {
+            // On a pool that is fenced this is refused, and the next canary takes it away.
+            let _ = trial::empty(&mut mailbox).await;
+            mailbox.logout().await;
+        }
+    }
+}
+
+/// The positive control: what is to be refused later succeeds now.
+async fn release<D: Dial>(dial: &D, account: &Account) -> Result<Canary<D::Stream>, String> {
+    let mut mailbox = enter(dial, account).await.map_err(|why| why.to_string())?;
+    let control = async {
+        let bait = trial::succeed(&mut mailbox, FOLDER).await?;
+        trial::lay(&mut mailbox, &bait).await?;
+        Ok::<_, Write>(bait)
+    };
+    let bait = control.await.map_err(|write| write.wanted().to_string())?;
+    Ok(Canary { session: Session::Open(mailbox), bait })
+}
+
+async fn prove<D: Dial>(canary: &mut Canary<D::Stream>, watch: &Watch, dial: &D) -> Answer {
+    match watch.kind {
+        FenceKind::Stop => {
+            let ended = canary.stopped().await;
+            if ended.passed() { silent(&watch.server).await } else { ended }
+        }
+        FenceKind::Refuse => {
+            let first = refused(canary, watch, dial).await;
+            if first.passed() { refused(canary, watch, dial).await } else { first }
+        }
+    }
+}
+
+/// One round: both at once, since a server takes its time to refuse a login.
+async fn refused<D: Dial>(canary: &mut Canary<D::Stream>, watch: &Watch, dial: &D) -> Answer {
+    let bait = canary.bait.clone();
+    let (before, after) = tokio::join!(canary.refused(), trial::afresh(dial, &watch.account, Some(&bait)));
+    before.and(after)
+}
+
+impl<S: AsyncBufRead + AsyncWrite + Unpin> Canary<S> {
+    /// `kind = "refuse"`: its writes are refused, or the server has ended it. It listens first, which is
+    /// the gap between two rounds as well.
+    async fn refused(&mut self) -> Answer {
+        let Some(mut mailbox) = self.take(GAP).await else { return self.answer() };
+        let write = trial::attempt(&mut mailbox, &self.bait).await;
+        self.session = match &write {
+            Write::Refused { closed: true, .. } => Session::Ended,
+            Write::Unclear(why) => Session::Lost(why.clone()),
+            Write::Refused { closed: false, .. } | Write::Done(_) => Session::Open(mailbox),
+        };
+        write.unwanted().named(BEFORE)
+    }
+
+    /// `kind = "stop"`: the server has ended it before anything was sent. If not, it is tried, so that the
+    /// answer can say whether it still writes.
+    async fn stopped(&mut self) -> Answer {
+        let Some(mut mailbox) = self.take(FAREWELL).await else { return self.answer() };
+        let write = trial::attempt(&mut mailbox, &self.bait).await;
+        let (session, answer) = match write {
+            Write::Done(_) => (Session::Open(mailbox), write.unwanted()),
+            Write::Refused { said, closed: false } => {
+                let saw = format!("the service is not stopped, it answers {said}");
+                (Session::Open(mailbox), Answer::Unknown(saw))
+            }
+            Write::Refused { said: why, closed: true } | Write::Unclear(why) => {
+                (Session::Lost(why.clone()), Answer::Unknown(why))
+            }
+        };
+        self.session = session;
+        answer.named(BEFORE)
+    }
+
+    /// The session, if the server does not end it within `wait`. Until it is put back it counts as lost: a
+    /// proof may be cut off in the middle of a command.
+    async fn take(&mut self, wait: Duration) -> Option<Mailbox<S>> {
+        let Session::Open(mailbox) = &mut self.session else { return None };
+        if mailbox.ended(wait).await {
+            self.session = Session::Ended;
+            return None;
+        }
+        let lost = Session::Lost("a proof was cut off while a write was under way".to_owned());
+        match mem::replace(&mut self.session, lost) {
+            Session::Open(mailbox) => Some(mailbox),
+            Session::Ended | Session::Lost(_) => None,
+        }
+    }
+
+    /// What a session that is gone proves.
+    fn answer(&self) -> Answer {
+        match &self.session {
+            Session::Ended => Answer::Pass,
+            Session::Lost(why) => Answer::Unknown(why.clone()).named(BEFORE),
+            Session::Open(_) => Answer::Unknown("still open".to_owned()).named(BEFORE),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How probes reach a pool: a dial, a login, and whether anybody answers at all.
+//!
+//! Rule: a connection that came to be is evidence, one that did not is evidence only if it was refused.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncBufRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+
+use crate::{
+    checks::{
+        Answer,
+        mailbox::{Failure, Mailbox},
+    },
+    config::Account,
+    net::stream::Leg,
+    session::{
+        World,
+        imap::open::{OpenError, open},
+    },
+    topology::PoolId,
+};
+
+/// Longest answer to one command of a probe. Who asks while the gate is shut bounds the whole proof as well.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Between the two rounds of a proof.
+pub(super) const GAP: Duration = Duration::from_millis(100);
+/// A dial on the local network is accepted or refused well within this.
+const DIAL: Duration = Duration::from_secs(1);
+
+/// Opens greeted connections to one pool.
+pub(super) trait Dial: Sync {
+    /// What comes of it.
+    type Stream: AsyncBufRead + AsyncWrite + Unpin + Send;
+
+    /// One more connection.
+    fn dial(&self) -> impl Future<Output = Result<Self::Stream, OpenError>> + Send;
+}
+
+/// A pool as sessions reach it.
+pub(super) struct Reach<'a> {
+    /// What all share.
+    pub(super) world: &'a World,
+    /// Which pool.
+    pub(super) pool: PoolId,
+}
+
+impl Dial for Reach<'_> {
+    type Stream = Leg;
+
+    async fn dial(&self) -> Result<Leg, OpenError> {
+        open(self.world, self.pool).await
+    }
+}
+
+/// Why a probe account is not logged in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoEntry {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] OpenError),
+    /// No login.
+    #[error("login of {user}: {failure}")]
+    Login {
+        /// Whose.
+        user: String,
+        /// What was answered.
+        failure: Failure,
+    },
+}
+
+/// Dials and logs in with the account's own password.
+pub(super) async fn enter<D: Dial>(dial: &D, account: &Account) -> Result<Mailbox<D::Stream>, NoEntry> {
+    let mut mailbox = Mailbox::new(dial.dial().await?, PATIENCE);
+    let entered = mailbox.login(account).await;
+    entered.map_err(|failure| NoEntry::Login { user: account.user.clone(), failure })?;
+    Ok(mailbox)
+}
+
+/// Whether nobody listens at any address of `server`, asked twice.
+pub(super) async fn silent(server: &str) -> Answer {
+    let first = refused_everywhere(server).await;
+    if !first.passed() {
+        return first;
+    }
+    tokio::time::sleep(GAP).await;
+    refused_everywhere(server).await
+}
+
+async fn refused_everywhere(server: &str) -> Answer {
+    let addresses = match timeout(DIAL, lookup_host(server)).await {
+        Ok(Ok(addresses)) => addresses,
+        Ok(Err(error)) => return Answer::Unknown(format!("{server} does not resolve: {error}")),
+        Err(_) => return Answer::Unknown(format!("{server} does not resolve in time")),
+    };
+    let mut asked = 0;
+    for address in addresses {
+        asked += 1;
+        match timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Ok(Ok(_)) => return Answer::Fail(format!("{address} still accepts connections")),
+            Ok(Err(error)) => return Answer::Unknown(format!("dial to {address}: {error}")),
+            Err(_) => return Answer::Unknown(format!("dial to {address} is neither accepted nor refused")),
+        }
+    }
+    if asked == 0 { Answer::Unknown(format!("{server} has no address")) } else { Answer::Pass }
+}
