@@ -94,10 +94,7 @@ impl CertError {
         if matches!(error, pem::Error::NoItemsFound) {
             return empty(path.to_owned());
         }
-        let why = match error {
-            pem::Error::Io(io) => io.to_string(),
-            other => other.to_string(),
-        };
+        let why = if let pem::Error::Io(io) = error { io.to_string() } else { error.to_string() };
         Self::Unreadable { path: path.to_owned(), why }
     }
 }
