@@ -3,9 +3,22 @@
 //! Rule: nothing here is read from a file; `raw` reads, `validate` turns raw into these types once, and every
 //! default stands in `defaults` with its reason.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 pub mod defaults;
+mod error;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use error::ConfigError;
 
 /// One configuration file, checked as a whole.
 #[derive(Debug, Clone)]
@@ -24,6 +37,15 @@ pub struct Config {
     pub cutover: Cutover,
     /// `[limits]`
     pub limits: Limits,
+}
+
+impl Config {
+    /// Reads and checks a file, and what it names: programs, passwords, certificates' files.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let source = error::Source::read(path)?;
+        let raw = toml::from_str(source.text()).map_err(|error| source.unreadable(error))?;
+        validate::config(&source, &raw)
+    }
 }
 
 /// `[server]`: the process as a whole.
@@ -69,9 +91,31 @@ pub struct Listener {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     /// First address.
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     /// Prefix length in bits.
     pub prefix: u8,
+}
+
+impl Network {
+    /// Whether the address lies in it. An IPv4 address that a dual-stack socket shows as IPv6 counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let same_family = address.is_ipv4() == self.address.is_ipv4();
+        same_family && Self { address, prefix: self.prefix }.first() == self.first()
+    }
+
+    /// The address with all bits behind the prefix cleared.
+    fn first(&self) -> IpAddr {
+        let kept = u32::from(self.prefix);
+        match self.address {
+            IpAddr::V4(v4) => {
+                IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(32 - kept.min(32)).unwrap_or(0)).into())
+            }
+            IpAddr::V6(v6) => {
+                IpAddr::V6((v6.to_bits() & u128::MAX.checked_shl(128 - kept.min(128)).unwrap_or(0)).into())
+            }
+        }
+    }
 }
 
 /// The protocols of a listener. Others are refused by name until their issue lands.

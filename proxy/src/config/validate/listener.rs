@@ -1,0 +1,177 @@
+//! `[server]`, `[tls]` and `[listener]`: what clients meet.
+//!
+//! Rule: no two sockets of the configuration claim the same address and port.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use serde_spanned::Spanned;
+
+use super::table::Table;
+use crate::config::{Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay, Server, raw};
+
+const THREADS: u16 = 1024;
+
+pub(super) fn server(table: &Table<'_>, raw: &raw::Server) -> Result<Server, ConfigError> {
+    let state_dir = raw.state_dir.get_ref();
+    if !state_dir.is_absolute() {
+        let what = format!("`{}` is not an absolute path", state_dir.display());
+        let instead = "write the whole path, such as \"/var/lib/bascule\": the journal must never depend on where \
+                       the proxy was started";
+        return Err(table.refuse("state_dir", raw.state_dir.span(), what, instead));
+    }
+    if let Some(threads) = raw.threads.as_ref().filter(|threads| *threads.get_ref() > THREADS) {
+        let what = format!("{} threads are too many", threads.get_ref());
+        return Err(table.refuse(
+            "threads",
+            threads.span(),
+            what,
+            format!("write 0 (one per core) to {THREADS}"),
+        ));
+    }
+    Ok(Server {
+        hostname: table.plain("hostname", &raw.hostname)?,
+        state_dir: state_dir.clone(),
+        observe: raw.observe.as_ref().map(|text| address(table, "observe", text)).transpose()?,
+        threads: raw.threads.as_ref().map_or(0, |threads| usize::from(*threads.get_ref())),
+    })
+}
+
+pub(super) fn certificates(
+    root: &Table<'_>,
+    raw: &raw::Tls,
+) -> Result<BTreeMap<String, Certificate>, ConfigError> {
+    let one = |(name, raw): (&String, &Spanned<raw::Certificate>)| {
+        let table = root.table(&format!("tls.certificate.{name}"), raw.span());
+        let raw = raw.get_ref();
+        let certificate =
+            Certificate { cert: table.file("cert", &raw.cert)?, key: table.file("key", &raw.key)? };
+        Ok((name.clone(), certificate))
+    };
+    raw.certificate.iter().map(one).collect()
+}
+
+pub(super) fn listeners(
+    root: &Table<'_>,
+    raw: &raw::File,
+) -> Result<BTreeMap<String, Listener>, ConfigError> {
+    if raw.listener.is_empty() {
+        let instead = "add one, such as [listener.imaps] with protocol = \"imap\", bind = [\"[::]:993\"], \
+                       tls = \"implicit\"";
+        return Err(root.refuse_all("no listener is configured", instead));
+    }
+    let mut taken = Vec::new();
+    if let Some(text) = &raw.server.get_ref().observe {
+        claim(root, "server.observe", text, address(root, "server.observe", text)?, &mut taken)?;
+    }
+    let mut listeners = BTreeMap::new();
+    for (name, raw_listener) in &raw.listener {
+        let table = root.table(&format!("listener.{name}"), raw_listener.span());
+        let listener = listener(&table, name, raw_listener.get_ref(), raw)?;
+        for (text, bind) in raw_listener.get_ref().bind.get_ref().iter().zip(&listener.bind) {
+            claim(root, &format!("listener.{name}.bind"), text, *bind, &mut taken)?;
+        }
+        listeners.insert(name.clone(), listener);
+    }
+    Ok(listeners)
+}
+
+fn listener(
+    table: &Table<'_>,
+    name: &str,
+    raw: &raw::Listener,
+    file: &raw::File,
+) -> Result<Listener, ConfigError> {
+    let later = ["smtp", "submission", "lmtp", "http", "tcp"];
+    let protocol = table.word("protocol", &raw.protocol, &[("imap", Protocol::Imap)], &later)?;
+    let tls = table.word(
+        "tls",
+        &raw.tls,
+        &[
+            ("none", ListenerTls::None),
+            ("starttls", ListenerTls::Starttls),
+            ("implicit", ListenerTls::Implicit),
+        ],
+        &[],
+    )?;
+    if tls != ListenerTls::None && file.tls.certificate.is_empty() {
+        let what = format!("tls = \"{}\" needs a certificate, and none is configured", raw.tls.get_ref());
+        let instead = "add [tls.certificate.default] with `cert` and `key`";
+        return Err(table.refuse("tls", raw.tls.span(), what, instead));
+    }
+    let bind =
+        raw.bind.get_ref().iter().map(|text| address(table, "bind", text)).collect::<Result<Vec<_>, _>>()?;
+    if bind.is_empty() {
+        let instead = "write at least one address with its port, such as [\"[::]:993\"]";
+        return Err(table.refuse("bind", raw.bind.span(), "the list is empty", instead));
+    }
+    let relays = [("session", Relay::Session), ("pipe", Relay::Pipe)];
+    Ok(Listener {
+        name: name.to_owned(),
+        protocol,
+        bind,
+        tls,
+        proxy_trusted: raw.proxy_protocol.as_ref().map_or(Ok(Vec::new()), |raw| trusted(table, raw))?,
+        relay: table.word_or("relay", &raw.relay, Relay::Session, &relays, &[])?,
+    })
+}
+
+fn trusted(table: &Table<'_>, raw: &raw::ProxyProtocol) -> Result<Vec<Network>, ConfigError> {
+    let key = "proxy_protocol.trusted";
+    if raw.trusted.get_ref().is_empty() {
+        let instead = "write the networks of the balancers in front, or leave proxy_protocol out";
+        return Err(table.refuse(key, raw.trusted.span(), "the list is empty", instead));
+    }
+    raw.trusted.get_ref().iter().map(|text| network(table, key, text)).collect()
+}
+
+fn network(table: &Table<'_>, key: &str, text: &Spanned<String>) -> Result<Network, ConfigError> {
+    let refuse = |what: String, instead: String| table.refuse(key, text.span(), what, instead);
+    let written = text.get_ref();
+    let (address, prefix) = written.split_once('/').map_or((&**written, None), |(a, p)| (a, Some(p)));
+    let parsed = address.parse::<IpAddr>().ok().and_then(|address| {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(longest), |prefix| prefix.parse().ok())?;
+        (prefix <= longest).then_some(Network { address, prefix })
+    });
+    let Some(network) = parsed else {
+        let instead = "write an address with its prefix length, such as \"10.0.0.0/8\" or \"fd00::/8\"";
+        return Err(refuse(format!("`{written}` is not a network"), instead.to_owned()));
+    };
+    let first = network.first();
+    if first != network.address {
+        let what = format!("`{written}` has bits behind its prefix");
+        return Err(refuse(what, format!("write \"{first}/{}\" or a longer prefix", network.prefix)));
+    }
+    Ok(network)
+}
+
+fn address(table: &Table<'_>, key: &str, text: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
+    text.get_ref().parse().map_err(|_| {
+        let instead = "write an IP address with its port, such as \"127.0.0.1:143\" or \"[::]:993\"";
+        table.refuse(key, text.span(), format!("`{}` is not an address with a port", text.get_ref()), instead)
+    })
+}
+
+/// Enters a socket among those taken. Port 0 is any free port and collides with none.
+fn claim(
+    root: &Table<'_>,
+    key: &str,
+    text: &Spanned<String>,
+    address: SocketAddr,
+    taken: &mut Vec<(String, SocketAddr)>,
+) -> Result<(), ConfigError> {
+    let meets = |other: &SocketAddr| {
+        let (a, b) = (address.ip(), other.ip());
+        let same = a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+        same && address.port() == other.port() && address.port() != 0
+    };
+    if let Some((owner, other)) = taken.iter().find(|(_, other)| meets(other)) {
+        let what = format!("{address} is taken: {owner} has {other}");
+        return Err(root.refuse(key, text.span(), what, "give each its own address or port"));
+    }
+    taken.push((key.to_owned(), address));
+    Ok(())
+}

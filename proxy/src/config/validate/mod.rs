@@ -1,0 +1,126 @@
+//! From the file as written to types that the rest of the program may rely on.
+//!
+//! Rule: everything is checked once, here; the first mistake is reported and nothing is used.
+
+mod cutover;
+mod listener;
+mod pool;
+mod table;
+
+use table::{Table, bytes, span};
+
+use super::{Config, ConfigError, Cutover, Limits, defaults, error::Source, raw};
+
+pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigError> {
+    let root = Table::new(source, "", 0..0);
+    names(&root, raw)?;
+    let pool_names: Vec<&str> = raw.pool.keys().map(String::as_str).collect();
+    let at_or_top = |table: Option<std::ops::Range<usize>>| table.unwrap_or(0..0);
+    let cutover_table =
+        root.table("cutover", at_or_top(raw.cutover.as_ref().map(serde_spanned::Spanned::span)));
+    let limits_table = root.table("limits", at_or_top(raw.limits.as_ref().map(serde_spanned::Spanned::span)));
+    let server = listener::server(&root.table("server", raw.server.span()), raw.server.get_ref())?;
+    let certificates = listener::certificates(&root, &raw.tls)?;
+    let listeners = listener::listeners(&root, raw)?;
+    let pools = pool::pools(&root, &raw.pool)?;
+    let no_cutover = raw::Cutover::default();
+    let raw_cutover = raw.cutover.as_ref().map_or(&no_cutover, |cutover| cutover.get_ref());
+    let cutover = cutover::cutover(&cutover_table, raw_cutover, &pool_names)?;
+    let no_limits = raw::Limits::default();
+    let raw_limits = raw.limits.as_ref().map_or(&no_limits, |limits| limits.get_ref());
+    let limits = limits(&limits_table, raw_limits, &cutover)?;
+    Ok(Config { path: source.path.clone(), server, certificates, listeners, pools, cutover, limits })
+}
+
+/// Names go into commands, metrics and the journal.
+fn names(root: &Table<'_>, raw: &raw::File) -> Result<(), ConfigError> {
+    let certificates =
+        raw.tls.certificate.iter().map(|(name, table)| ("tls.certificate", name, table.span()));
+    let listeners = raw.listener.iter().map(|(name, table)| ("listener", name, table.span()));
+    let pools = raw.pool.iter().map(|(name, table)| ("pool", name, table.span()));
+    let checks = raw.cutover.iter().flat_map(|cutover| &cutover.get_ref().check);
+    let checks = checks.map(|(name, table)| ("cutover.check", name, table.span()));
+    let legal = |name: &str| {
+        let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        word && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64
+    };
+    for (parent, name, at) in certificates.chain(listeners).chain(pools).chain(checks) {
+        if !legal(name) {
+            let instead = "write up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first";
+            return Err(root.refuse(parent, at, format!("{name:?} cannot be a name"), instead));
+        }
+    }
+    Ok(())
+}
+
+fn limits(table: &Table<'_>, raw: &raw::Limits, cutover: &Cutover) -> Result<Limits, ConfigError> {
+    let limits = Limits {
+        connections: table.count("connections", &raw.connections, defaults::CONNECTIONS)?,
+        line: table.memory("line", &raw.line, defaults::LINE)?,
+        command: table.memory("command", &raw.command, defaults::COMMAND)?,
+        held_bytes: table.memory("held_bytes", &raw.held_bytes, defaults::HELD_BYTES)?,
+        held_commands: table.count("held_commands", &raw.held_commands, defaults::HELD_COMMANDS)?,
+        upload_memory: table.memory("upload_memory", &raw.upload_memory, defaults::UPLOAD_MEMORY)?,
+        upload: table.size("upload", &raw.upload, defaults::UPLOAD)?,
+        spool: table.size("spool", &raw.spool, defaults::SPOOL)?,
+        login: table.time("login", &raw.login, defaults::LOGIN)?,
+        command_ceiling: table.time("command_ceiling", &raw.command_ceiling, defaults::COMMAND_CEILING)?,
+        login_ceiling: table.time("login_ceiling", &raw.login_ceiling, defaults::LOGIN_CEILING)?,
+        keepalive: table.time("keepalive", &raw.keepalive, defaults::KEEPALIVE)?,
+        idle_keepalive: table.time("idle_keepalive", &raw.idle_keepalive, defaults::IDLE_KEEPALIVE)?,
+        autologout: table.time("autologout", &raw.autologout, defaults::AUTOLOGOUT)?,
+        handshake: table.time("handshake", &raw.handshake, defaults::HANDSHAKE)?,
+        failed_logins: table.count("failed_logins", &raw.failed_logins, defaults::FAILED_LOGINS)?,
+        shutdown: table.time("shutdown", &raw.shutdown, defaults::SHUTDOWN)?,
+    };
+    sizes_rise(table, raw, &limits)?;
+    times_fit(table, raw, &limits, cutover)?;
+    Ok(limits)
+}
+
+/// A limit that another one makes unreachable would be a promise that nobody keeps.
+fn sizes_rise(table: &Table<'_>, raw: &raw::Limits, limits: &Limits) -> Result<(), ConfigError> {
+    let memory = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+    let line = ("line", memory(limits.line), table.place(&raw.line));
+    let command = ("command", memory(limits.command), table.place(&raw.command));
+    let held = ("held_bytes", memory(limits.held_bytes), table.place(&raw.held_bytes));
+    let kept = ("upload_memory", memory(limits.upload_memory), table.place(&raw.upload_memory));
+    let upload = ("upload", limits.upload, table.place(&raw.upload));
+    let spool = ("spool", limits.spool, table.place(&raw.spool));
+    for (small, large) in [(&line, &command), (&command, &held), (&kept, &upload), (&upload, &spool)] {
+        if small.1 > large.1 {
+            let what = format!("{} {} is less than {} {}", large.0, bytes(large.1), small.0, bytes(small.1));
+            let instead =
+                format!("write {} = \"{}\" or more, or a smaller {}", large.0, bytes(small.1), small.0);
+            return Err(table.refuse(large.0, large.2.clone(), what, instead));
+        }
+    }
+    Ok(())
+}
+
+fn times_fit(
+    table: &Table<'_>,
+    raw: &raw::Limits,
+    limits: &Limits,
+    cutover: &Cutover,
+) -> Result<(), ConfigError> {
+    if limits.autologout < defaults::AUTOLOGOUT {
+        let what = format!("{} is less than {}", span(limits.autologout), span(defaults::AUTOLOGOUT));
+        let instead = "RFC 3501 §5.4 promises clients 30 minutes: write \"30m\" or more";
+        return Err(table.refuse("autologout", table.place(&raw.autologout), what, instead));
+    }
+    let ceilings = [
+        ("command_ceiling", limits.command_ceiling, &raw.command_ceiling),
+        ("login_ceiling", limits.login_ceiling, &raw.login_ceiling),
+    ];
+    for (key, ceiling, written) in ceilings {
+        if ceiling < cutover.max_hold {
+            let what =
+                format!("{key} {} is less than cutover.max_hold {}", span(ceiling), span(cutover.max_hold));
+            let instead = "a held command waits for the whole hold and its turn afterwards: write a longer time, or a \
+                           shorter max_hold";
+            return Err(table.refuse(key, table.place(written), what, instead));
+        }
+    }
+    Ok(())
+}
