@@ -147,6 +147,18 @@ pub struct Plan {
     pub way_back: String,
 }
 
+impl Plan {
+    /// Why it may not start, in the words of its items.
+    pub fn refusal(&self) -> Refusal {
+        let blocking = self.items.iter().filter(|item| item.answer.blocks());
+        let why = blocking.map(|item| format!("{}: {}", item.name, item.saw)).collect();
+        Refusal {
+            why,
+            instead: format!("bascule cutover plan {} shows everything that was looked at", self.to),
+        }
+    }
+}
+
 /// One thing that a plan looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {

@@ -1,0 +1,1 @@
+//! The API, its client and the commands together, against a scripted appliance.
