@@ -178,7 +178,7 @@ pub fn sessions(sessions: &[SessionRow]) -> String {
             dash(&s.unmovable),
         ]
     };
-    format!("{}\n{} sessions\n", table(&head, sessions.iter().map(row).collect()), sessions.len())
+    format!("{}\nsessions: {}\n", table(&head, sessions.iter().map(row).collect()), sessions.len())
 }
 
 fn doing(session: &SessionRow) -> String {
