@@ -230,7 +230,10 @@ fn audit<T>(peer: Peer, action: &str, pool: &str, reason: &str, result: &Result<
 }
 
 /// A response body that gives one JSON line at every change of the status.
-struct Lines(Pin<Box<dyn Future<Output = Option<(Bytes, watch::Receiver<Status>)>> + Send>>);
+struct Lines(Pin<Box<dyn Future<Output = Option<Line>> + Send>>);
+
+/// One line, and where the next one comes from.
+type Line = (Bytes, watch::Receiver<Status>);
 
 impl Lines {
     fn of(mut changes: watch::Receiver<Status>) -> Self {

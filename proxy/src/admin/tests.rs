@@ -61,7 +61,10 @@ fn done(outcome: Outcome) -> Report {
         to: "v5".into(),
         outcome,
         reason: if outcome == Outcome::Done { String::new() } else { "barrier cdc: FAIL lag 12".into() },
-        phases: vec![PhaseTime { name: "drain".into(), ms: 12 }, PhaseTime { name: "fence".into(), ms: 1240 }],
+        phases: vec![
+            PhaseTime { name: "drain".into(), ms: 12 },
+            PhaseTime { name: "fence".into(), ms: 1240 },
+        ],
         hold: held,
         hold_own: held,
         sessions: 212,
@@ -78,7 +81,8 @@ fn item(name: &str, answer: Finding, saw: &str) -> Item {
 
 fn plan(go: bool) -> Plan {
     let answer = if go { Finding::Pass } else { Finding::Unknown };
-    let items = vec![item("capabilities", Finding::Pass, "both known"), item("check cdc", answer, "timed out")];
+    let items =
+        vec![item("capabilities", Finding::Pass, "both known"), item("check cdc", answer, "timed out")];
     Plan { go, from: "v4".into(), to: "v5".into(), items, way_back: "until the decision: abort".into() }
 }
 
@@ -246,7 +250,9 @@ async fn a_plan_that_is_not_go_starts_nothing() {
 #[tokio::test]
 async fn refusals_cross_the_socket_whole() {
     let rig = rig(Fake::new(Outcome::Done)).await;
-    let Err(ClientError::Refused(refusal)) = rig.client.abort("too late").await else { panic!("not refused") };
+    let Err(ClientError::Refused(refusal)) = rig.client.abort("too late").await else {
+        panic!("not refused")
+    };
     assert_eq!(refusal, Refusal::new("the decision stands", "a cutover in the other direction"));
     assert_eq!(run(&rig.client, Cutover::Watch).await, Exit::Refused, "no cutover runs");
     assert_eq!(run(&rig.client, Cutover::Report).await, Exit::Refused, "there was none");
@@ -258,7 +264,9 @@ async fn nothing_starts_before_the_recovery_is_over_or_while_stopping() {
     let rig = rig(Fake::new(Outcome::Done)).await;
     for life in [Life::Starting, Life::Stopping] {
         rig.life.send_replace(life);
-        let Err(ClientError::Refused(_)) = rig.client.start("v5").await else { panic!("{life:?}: not refused") };
+        let Err(ClientError::Refused(_)) = rig.client.start("v5").await else {
+            panic!("{life:?}: not refused")
+        };
         assert!(rig.client.status().await.is_ok(), "{life:?}: status is always answered");
     }
     assert!(rig.fake.calls.lock().unwrap().is_empty());
@@ -346,7 +354,8 @@ async fn the_monitoring_port_follows_the_life_of_the_process() {
     let address = listener.local_addr().unwrap();
     let life = watch::Sender::new(Life::Starting);
     tokio::spawn(observe::serve(listener, Arc::new(Fake::new(Outcome::Done)), life.subscribe()));
-    let ask = async |request: &str| exchange(tokio::net::TcpStream::connect(address).await.unwrap(), request).await;
+    let ask =
+        async |request: &str| exchange(tokio::net::TcpStream::connect(address).await.unwrap(), request).await;
 
     assert!(ask("GET /healthz").await.starts_with("HTTP/1.1 200 "));
     assert!(ask("GET /readyz").await.ends_with("starting\n"));
@@ -417,14 +426,18 @@ fn status_says_what_is_active_since_when_and_what_to_do() {
     assert!(text.contains("idle: no cutover runs") && text.contains("bascule cutover plan"), "{text}");
 
     let text = show::status(&holding(), 1_700_000_003_000);
-    for part in ["7: v4 → v5, begun 3s ago", "alice, bob", "4.20 s", "nothing is lost", "shut", "held: 14"] {
+    for part in ["7: v4 → v5, begun 3s ago", "alice, bob", "4.20 s", "nothing is lost", "shut", "held: 14"]
+    {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
     assert!(text.contains("bascule cutover abort"), "{text}");
 
     let limbo = Status { state: Stage::Limbo, limbo: Some("release v4's fence".into()), ..holding() };
     let text = show::status(&limbo, now);
-    assert!(text.contains("LIMBO") && text.contains("release v4's fence") && text.contains("adopt"), "{text}");
+    assert!(
+        text.contains("LIMBO") && text.contains("release v4's fence") && text.contains("adopt"),
+        "{text}"
+    );
     assert!(!text.contains("bascule cutover abort"), "an abort cannot help in Limbo:\n{text}");
 }
 
@@ -451,7 +464,14 @@ fn a_plan_shows_each_answer_in_columns() {
 #[test]
 fn a_report_shows_phases_holds_and_who_was_given_up() {
     let text = show::report(&done(Outcome::Aborted));
-    let parts = ["aborted: v4 serves as before", "lag 12", "1.56 s", "fence 1.24 s", "212: 211 kept, 210 moved", "1 pipe"];
+    let parts = [
+        "aborted: v4 serves as before",
+        "lag 12",
+        "1.56 s",
+        "fence 1.24 s",
+        "212: 211 kept, 210 moved",
+        "1 pipe",
+    ];
     for part in parts {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
@@ -461,7 +481,14 @@ fn a_report_shows_phases_holds_and_who_was_given_up() {
 #[test]
 fn sessions_are_a_table_without_control_characters() {
     let text = show::sessions(&[row()]);
-    let parts = ["alice@example.org", "1h 1m", "v4+v5", "idle, 1 reading, 2 held", "INBOX\u{fffd}[2J", "\nsessions: 1\n"];
+    let parts = [
+        "alice@example.org",
+        "1h 1m",
+        "v4+v5",
+        "idle, 1 reading, 2 held",
+        "INBOX\u{fffd}[2J",
+        "\nsessions: 1\n",
+    ];
     for part in parts {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }

@@ -64,7 +64,12 @@ pub fn raise_open_files(connections: usize) {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let sessions = sessions_within(files);
     if sessions < connections as u64 {
-        tracing::warn!(files, sessions, connections, "open files allow fewer sessions than limits.connections");
+        tracing::warn!(
+            files,
+            sessions,
+            connections,
+            "open files allow fewer sessions than limits.connections"
+        );
     } else {
         tracing::info!(files, sessions, "open files");
     }
