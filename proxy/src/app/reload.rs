@@ -1,0 +1,52 @@
+//! SIGHUP: certificates are read again; of everything else it is said what a restart would change.
+//!
+//! Rule: all or nothing; after an error everything stays as it was.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use crate::config::Config;
+
+/// Reads the configuration and the certificates again.
+pub fn reload(running: &Config, certificates: Option<&bascule_certs::Store>) {
+    match Config::load(&running.path) {
+        Err(error) => tracing::error!(%error, "reload: the configuration is refused, nothing changed"),
+        Ok(new) => {
+            for what in changes(running, &new) {
+                tracing::warn!("reload: {what} changed and needs a restart");
+            }
+        }
+    }
+    let Some(certificates) = certificates else { return };
+    match certificates.reload() {
+        Ok(()) => tracing::info!("reload: certificates read again"),
+        Err(error) => tracing::error!(%error, "reload: certificates are refused, the old ones stay"),
+    }
+}
+
+/// The tables that differ. They are compared as they print, which leaves out secrets: a changed password file
+/// alone is not noticed.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let pools = |config: &Config| config.pools.iter().map(|p| (p.name.clone(), p.clone())).collect();
+    let mut changed = Vec::new();
+    let mut whole = |name: &str, old: &dyn Debug, new: &dyn Debug| {
+        if format!("{old:?}") != format!("{new:?}") {
+            changed.push(format!("[{name}]"));
+        }
+    };
+    whole("server", &old.server, &new.server);
+    whole("cutover", &old.cutover, &new.cutover);
+    whole("limits", &old.limits, &new.limits);
+    changed.extend(tables("tls.certificate", &old.certificates, &new.certificates));
+    changed.extend(tables("listener", &old.listeners, &new.listeners));
+    changed.extend(tables::<std::sync::Arc<crate::config::Pool>>("pool", &pools(old), &pools(new)));
+    changed
+}
+
+fn tables<T: Debug>(name: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Vec<String> {
+    let print = |table: Option<&T>| table.map(|t| format!("{t:?}"));
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let differs = |key: &&&String| print(old.get(**key)) != print(new.get(**key));
+    keys.iter().filter(differs).map(|key| format!("[{name}.{key}]")).collect()
+}
