@@ -1,1 +1,3 @@
 //! The cutover.
+
+pub mod types;

@@ -22,7 +22,7 @@ struct Record {
 }
 
 /// Percentiles of held commands, microseconds.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
     /// How many commands were held.
     pub count: u64,
