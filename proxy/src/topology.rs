@@ -2,7 +2,10 @@
 //!
 //! Rule: one immutable snapshot behind one `ArcSwap`; a swap raises the epoch, and nothing else does.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 use arc_swap::ArcSwap;
 
@@ -44,19 +47,32 @@ impl Topology {
     }
 }
 
-/// The shared cell that holds the current [`Topology`].
+/// The shared cell that holds the current [`Topology`], and which pool a cutover goes to.
 #[derive(Debug)]
-pub struct Current(ArcSwap<Topology>);
+pub struct Current(ArcSwap<Topology>, AtomicU8);
+
+/// No pool.
+const NONE: u8 = u8::MAX;
 
 impl Current {
     /// Begins with what the journal says.
     pub fn new(topology: Topology) -> Self {
-        Self(ArcSwap::from_pointee(topology))
+        Self(ArcSwap::from_pointee(topology), AtomicU8::new(NONE))
     }
 
     /// The current snapshot.
     pub fn load(&self) -> Arc<Topology> {
         self.0.load_full()
+    }
+
+    /// The pool that the cutover in progress goes to.
+    pub fn target(&self) -> Option<PoolId> {
+        Some(self.1.load(Ordering::Acquire)).filter(|id| *id != NONE).map(PoolId)
+    }
+
+    /// A cutover to `to` begins; `None`: it is over.
+    pub fn set_target(&self, to: Option<PoolId>) {
+        self.1.store(to.map_or(NONE, |id| id.0), Ordering::Release);
     }
 
     /// The one store of a cutover: `to` is active from here on, one epoch later.

@@ -207,6 +207,7 @@ pub struct Relay {
     probe: Probe,
     tags: TagMaker,
     line_limit: usize,
+    selections: u32,
 }
 
 impl Relay {
@@ -228,6 +229,7 @@ impl Relay {
             probe: Probe::No,
             tags,
             line_limit,
+            selections: 0,
         }
     }
 
@@ -618,7 +620,7 @@ impl Relay {
     fn response(&mut self, response: &Response<'_>) -> Fate {
         match *response {
             Response::Continue => self.on_continue(),
-            Response::Tagged { tag, status, text } => self.on_tagged(tag, status, text),
+            Response::Tagged { tag, status, .. } => self.on_tagged(tag, status),
             Response::Untagged { status: Status::Bye, .. } => Fate::Swallow(Some(Event::Bye)),
             Response::Untagged { text, .. } => self.on_status(text),
             Response::Exists(n) => self.mailbox(|m| m.on_exists(n)),
@@ -706,7 +708,7 @@ impl Relay {
         Fate::Forward(None)
     }
 
-    fn on_tagged(&mut self, tag: &[u8], status: Status, text: &[u8]) -> Fate {
+    fn on_tagged(&mut self, tag: &[u8], status: Status) -> Fate {
         if let Some(fate) = self.on_own(tag, status) {
             return fate;
         }
@@ -726,7 +728,7 @@ impl Relay {
         };
         let Some(sent) = self.flight.remove(at) else { return Fate::Lost("unknown tag") };
         let upload = matches!(sent.what, What::Upload);
-        self.complete(sent, status == Status::Ok, text);
+        self.complete(sent, status == Status::Ok);
         Fate::Forward(upload.then(|| Event::Answered(Tag::new(tag))))
     }
 
@@ -762,7 +764,13 @@ impl Relay {
         }
     }
 
-    fn complete(&mut self, sent: Sent, ok: bool, _text: &[u8]) {
+    /// How often the selected mailbox has changed.
+    pub fn selections(&self) -> u32 {
+        self.selections
+    }
+
+    fn complete(&mut self, sent: Sent, ok: bool) {
+        self.selections += u32::from(matches!(sent.what, What::Select(_) | What::Deselect { .. }));
         match sent.what {
             What::Select(selected) if ok => {
                 self.state.condstore |= selected.condstore;

@@ -1,3 +1,19 @@
-//! The cutover.
+//! The cutover: a pure machine, the journal of its states, and the driver that carries out its effects.
+//!
+//! Rule: the machine decides, the driver acts, the journal remembers; nothing else moves the gate or the
+//! topology.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub mod journal;
+pub mod machine;
 pub mod types;
+
+#[cfg(test)]
+mod testing;
+
+/// Wall-clock time for people: records, reports. Nothing is decided by it.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bascule_protocols::imap::capability::Pinned;
 
 use crate::{
-    config::Config, gate::Gate, net::tls::Connectors, session::holds::Holds, telemetry::Metrics,
+    config::Config, gate::Gate, net::{spool::Spool, tls::Connectors}, session::holds::Holds, telemetry::Metrics,
     topology::Current,
 };
 
@@ -33,6 +33,8 @@ pub struct World {
     pub connectors: Connectors,
     /// How long commands were held.
     pub holds: Holds,
+    /// Where large uploads are kept.
+    pub spool: Arc<Spool>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }

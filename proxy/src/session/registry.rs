@@ -91,6 +91,8 @@ pub struct Handle {
     order: AtomicU64,
     progress: AtomicU64,
     waker: AtomicWaker,
+    /// Milliseconds after `since` at which the session wants to be woken; `u64::MAX`: never.
+    due: AtomicU64,
     info: Mutex<Info>,
     registry_progress: Arc<Notify>,
 }
@@ -139,6 +141,15 @@ impl Handle {
         self.waker.register(waker);
     }
 
+    /// When the session wants to be woken at the latest. A number instead of a timer: one sweeper looks at all
+    /// of them ([`Registry::sweep`]).
+    pub fn due(&self, at: Option<Instant>) {
+        let millis = at.map_or(u64::MAX, |at| {
+            u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
+        });
+        self.due.store(millis, Ordering::Relaxed);
+    }
+
     /// Tells whoever waits on [`Registry::progressed`] that a word changed.
     pub fn word_changed(&self) {
         self.registry_progress.notify_one();
@@ -180,6 +191,7 @@ impl Registry {
             order: AtomicU64::new(u64::from(self.birth.load(Ordering::Acquire))),
             progress: AtomicU64::new(0),
             waker: AtomicWaker::new(),
+            due: AtomicU64::new(u64::MAX),
             info: Mutex::default(),
             registry_progress: self.progress.clone(),
         });
@@ -193,6 +205,16 @@ impl Registry {
             s.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
         };
         self.shards.iter().flat_map(lock).collect()
+    }
+
+    /// Wakes every session whose time has come.
+    pub fn sweep(&self, now: Instant) {
+        for handle in self.all() {
+            let age = u128::from(handle.due.load(Ordering::Relaxed));
+            if now.saturating_duration_since(handle.since).as_millis() >= age {
+                handle.wake();
+            }
+        }
     }
 
     /// One session.

@@ -1,0 +1,123 @@
+//! The journal's file: positioned writes, room made ahead, replaced as a whole only by the operator's word.
+//!
+//! Rule: one process holds the lock from open to exit, and a new name in the directory is synced too.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::JournalError;
+
+/// What the journal asks of a file; tests put one that fails in its place.
+pub(super) trait Medium: Send + std::fmt::Debug {
+    /// Writes some of it and says how much.
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Returns when what was written is on the disk.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts the file off, or extends it with a hole.
+    fn set_len(&mut self, len: u64) -> io::Result<()>;
+    /// Makes the file this long, with its space taken.
+    fn allocate(&mut self, len: u64) -> io::Result<()>;
+    /// Puts a file with this content in its place, at once or not at all.
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// An error with the file's name.
+    fn error(&self, doing: &'static str, error: io::Error) -> JournalError;
+}
+
+/// `state_dir/journal`
+#[derive(Debug)]
+pub(super) struct JournalFile {
+    dir: PathBuf,
+    file: File,
+}
+
+/// The journal's name in messages.
+pub(super) fn name(dir: &Path) -> String {
+    path(dir).display().to_string()
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+impl JournalFile {
+    /// Writes a first journal.
+    pub(super) fn create(dir: &Path, bytes: &[u8]) -> Result<(), JournalError> {
+        let failed = |doing| move |error| JournalError::Io { path: name(dir), doing, error };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create the directory"))?;
+        match std::fs::metadata(path(dir)) {
+            Ok(there) if there.len() > 0 => return Err(JournalError::Present(name(dir))),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("look")(error)),
+        }
+        place(dir, bytes).map_err(failed("write"))?;
+        Ok(())
+    }
+
+    /// Opens and locks the journal; its content.
+    pub(super) fn open(dir: &Path) -> Result<(Self, Vec<u8>), JournalError> {
+        let failed = |doing| move |error| JournalError::Io { path: name(dir), doing, error };
+        let mut file = match OpenOptions::new().read(true).write(true).open(path(dir)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(JournalError::Absent(name(dir)));
+            }
+            Err(error) => return Err(failed("open")(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(name(dir))),
+            Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed("read"))?;
+        Ok((Self { dir: dir.into(), file }, bytes))
+    }
+}
+
+/// Writes a whole journal under another name and moves it into its place. The file, locked.
+fn place(dir: &Path, bytes: &[u8]) -> io::Result<File> {
+    let new = dir.join("journal.new");
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.try_lock()?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path(dir))?;
+    File::open(dir)?.sync_all()?;
+    Ok(file)
+}
+
+impl Medium for JournalFile {
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn allocate(&mut self, len: u64) -> io::Result<()> {
+        fallocate(&self.file, FallocateFlags::empty(), 0, len)?;
+        self.file.sync_all()
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file = place(&self.dir, bytes)?;
+        Ok(())
+    }
+
+    fn error(&self, doing: &'static str, error: io::Error) -> JournalError {
+        JournalError::Io { path: name(&self.dir), doing, error }
+    }
+}

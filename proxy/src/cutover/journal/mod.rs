@@ -1,0 +1,457 @@
+//! The journal: what a cutover entered, decided and undid, on the disk before it counts.
+//!
+//! Rule: an append that returns has reached the disk; one that fails makes the journal unusable until the
+//! operator says what is true, for nobody knows how much of it was written.
+
+use std::{io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Config,
+    cutover::{
+        machine::{Side, Terms},
+        types::Stage,
+    },
+    topology::{Epoch, PoolId},
+};
+
+mod file;
+mod frame;
+#[cfg(test)]
+mod tests;
+
+use file::{JournalFile, Medium};
+
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+/// Space kept ahead, so that a decision cannot fail for want of it.
+const ROOM: u64 = 64 * 1024;
+
+/// One entry of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// Record 0: the pool that serves when bascule is introduced.
+    Init {
+        /// Its name.
+        active: String,
+    },
+    /// A state of a cutover is entered.
+    Entered {
+        /// The cutover's number.
+        id: u64,
+        /// The pool that serves.
+        from: String,
+        /// The pool that is to serve.
+        to: String,
+        /// The epoch that is served.
+        epoch: Epoch,
+        /// The state.
+        stage: Stage,
+        /// What the contracts allow.
+        terms: Terms,
+    },
+    /// The decision: `to` serves.
+    Decided {
+        /// The cutover's number.
+        id: u64,
+        /// The pool.
+        to: String,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The pool that served before serves again.
+    Undone {
+        /// The cutover's number.
+        id: u64,
+    },
+    /// The cutover is over.
+    Done {
+        /// The cutover's number.
+        id: u64,
+    },
+    /// The operator's word on which pool serves.
+    Adopted {
+        /// The pool.
+        pool: String,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Why, in the operator's words.
+        reason: String,
+    },
+}
+
+/// A record with what every one of them carries.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    v: u32,
+    at_ms: u64,
+    #[serde(flatten)]
+    record: Record,
+}
+
+/// What the journal said when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The pool that serves.
+    pub active: PoolId,
+    /// Unix time in milliseconds at which it became active.
+    pub active_since_ms: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The number of the last cutover; 0 before the first.
+    pub last_id: u64,
+    /// A cutover that is not over.
+    pub unfinished: Option<Unfinished>,
+    /// The last record is torn, and may have been that cutover's decision.
+    pub undecided: bool,
+}
+
+/// A cutover that the journal shows begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its number.
+    pub id: u64,
+    /// The pool that served when it began.
+    pub from: PoolId,
+    /// The pool that was to serve.
+    pub to: PoolId,
+    /// The last state that was entered.
+    pub stage: Stage,
+    /// What the contracts allowed.
+    pub terms: Terms,
+    /// The pool that a record decided for, if any.
+    pub decided: Option<Side>,
+}
+
+/// Why the journal cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// There is none.
+    #[error(
+        "{0}: there is no journal here; if this is a new installation, say which pool serves: `bascule init --active POOL`"
+    )]
+    Absent(String),
+    /// There is one.
+    #[error(
+        "{0}: there is a journal already; to change what it says: `bascule cutover adopt POOL --reason …`"
+    )]
+    Present(String),
+    /// Another process has it.
+    #[error("{0}: another bascule uses this journal")]
+    Locked(String),
+    /// A record in the middle cannot be read.
+    #[error(
+        "{path}: the record at byte {offset} is damaged ({why}) and may not be the last one; keep a copy of the file, find out \
+         which pool takes writes, move the file away and run `bascule init --active POOL`"
+    )]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// Where the record begins.
+        offset: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// A newer bascule wrote it.
+    #[error(
+        "{path}: the record at byte {offset} has version {version}, this bascule reads {VERSION}; use the newer one"
+    )]
+    Version {
+        /// The file.
+        path: String,
+        /// Where the record begins.
+        offset: usize,
+        /// Its version.
+        version: u32,
+    },
+    /// The configuration lacks a pool that matters.
+    #[error(
+        "{path}: pool {pool:?} serves or takes part in an unfinished cutover, and the configuration has no such pool; \
+         add it, or say which one serves: `bascule cutover adopt POOL --reason …`"
+    )]
+    UnknownPool {
+        /// The file.
+        path: String,
+        /// The pool's name.
+        pool: String,
+    },
+    /// An earlier write failed: what is on the disk is not known.
+    #[error("the journal cannot be trusted since a write failed: {0}")]
+    FailStop(String),
+    /// The system said no before anything was written.
+    #[error("{path}: {doing}: {error}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// Where a cutover's states and its decision are kept. The journal on this machine's disk is one; a fleet's
+/// common store can be another.
+pub trait DecisionLog: Send + std::fmt::Debug {
+    /// Makes sure that the records of a cutover have room.
+    fn prepare(&mut self) -> Result<(), JournalError>;
+    /// Returns when the record is safe. After an error nobody knows whether it is.
+    fn append(&mut self, record: &Record) -> Result<(), JournalError>;
+    /// The operator's word: replaces whatever is in doubt, also after a failed append.
+    fn settle(&mut self, record: &Record) -> Result<(), JournalError>;
+}
+
+/// The journal in `state_dir`, locked for this process.
+#[derive(Debug)]
+pub struct Journal {
+    medium: Box<dyn Medium>,
+    /// Every record that is known to be on the disk, as it stands there.
+    known: Vec<u8>,
+    /// Bytes that the file has room for.
+    room: u64,
+    failed: Option<String>,
+}
+
+/// Writes record 0 into a directory that has no journal.
+pub fn init(dir: &Path, pool: &str) -> Result<(), JournalError> {
+    JournalFile::create(dir, &encode(&Record::Init { active: pool.into() })?)
+}
+
+/// Opens the journal and says what it holds.
+pub fn open(dir: &Path, config: &Config) -> Result<(Journal, Recovered), JournalError> {
+    let (journal, history) = Journal::load(dir)?;
+    let recovered = history.resolve(dir, config)?;
+    Ok((journal, recovered))
+}
+
+/// Repair by hand while no proxy runs: `pool` serves, whatever the journal said.
+pub fn adopt(dir: &Path, config: &Config, pool: &str, reason: &str) -> Result<(), JournalError> {
+    if !config.pools.iter().any(|p| p.name == pool) {
+        return Err(JournalError::UnknownPool { path: file::name(dir), pool: pool.into() });
+    }
+    let (mut journal, history) = Journal::load(dir)?;
+    let epoch = Epoch(history.epoch.0 + 1);
+    journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into() })
+}
+
+impl Journal {
+    fn load(dir: &Path) -> Result<(Self, History), JournalError> {
+        let (medium, bytes) = JournalFile::open(dir)?;
+        Self::read(Box::new(medium), bytes, &file::name(dir))
+    }
+
+    fn read(medium: Box<dyn Medium>, bytes: Vec<u8>, path: &str) -> Result<(Self, History), JournalError> {
+        let frames = frame::read(&bytes).map_err(|offset| JournalError::Corrupt {
+            path: path.into(),
+            offset,
+            why: "checksum".into(),
+        })?;
+        let history = History::of(&frames, path)?;
+        let (last, end) = (frames.last_at(), frames.end);
+        let mut known = bytes;
+        known.truncate(end);
+        let mut journal = Self { medium, known, room: 0, failed: None };
+        journal.confirm(last).map_err(|error| JournalError::Io {
+            path: path.into(),
+            doing: "write",
+            error,
+        })?;
+        Ok((journal, history))
+    }
+
+    /// What was read may stand in the page cache alone, after a write that failed: it is written again. What
+    /// follows it, a torn record, goes.
+    fn confirm(&mut self, last: usize) -> io::Result<()> {
+        self.medium.set_len(self.known.len() as u64)?;
+        write_all(&mut *self.medium, &self.known[last..], last as u64)?;
+        self.medium.sync()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        write_all(&mut *self.medium, bytes, self.known.len() as u64)?;
+        self.medium.sync()
+    }
+}
+
+impl DecisionLog for Journal {
+    fn prepare(&mut self) -> Result<(), JournalError> {
+        let room = self.known.len() as u64 + ROOM;
+        self.medium.allocate(room).map_err(|error| self.medium.error("make room", error))?;
+        self.room = room;
+        Ok(())
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        if let Some(why) = &self.failed {
+            return Err(JournalError::FailStop(why.clone()));
+        }
+        let bytes = encode(record)?;
+        if (self.known.len() + bytes.len()) as u64 > self.room {
+            self.prepare()?;
+        }
+        if let Err(error) = self.write(&bytes) {
+            let why = self.medium.error("write", error).to_string();
+            self.failed = Some(why.clone());
+            return Err(JournalError::FailStop(why));
+        }
+        self.known.extend(bytes);
+        Ok(())
+    }
+
+    fn settle(&mut self, record: &Record) -> Result<(), JournalError> {
+        let mut bytes = self.known.clone();
+        bytes.extend(encode(record)?);
+        if let Err(error) = self.medium.replace(&bytes) {
+            let why = self.medium.error("replace", error).to_string();
+            self.failed = Some(why.clone());
+            return Err(JournalError::FailStop(why));
+        }
+        (self.room, self.known, self.failed) = (bytes.len() as u64, bytes, None);
+        Ok(())
+    }
+}
+
+fn write_all(medium: &mut dyn Medium, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = medium.write_at(bytes, at)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        at += written as u64;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, JournalError> {
+    let at_ms = crate::cutover::unix_ms();
+    serde_json::to_vec(&Entry { v: VERSION, at_ms, record: record.clone() })
+        .map_err(io::Error::from)
+        .and_then(|json| frame::write(&json))
+        .map_err(|error| JournalError::Io { path: "journal".into(), doing: "encode a record", error })
+}
+
+/// What the records say, by the names that they use.
+#[derive(Debug)]
+struct History {
+    active: String,
+    active_since_ms: u64,
+    epoch: Epoch,
+    last_id: u64,
+    unfinished: Option<Record>,
+    decided: Option<Side>,
+    torn: bool,
+}
+
+impl History {
+    fn of(frames: &frame::Frames<'_>, path: &str) -> Result<Self, JournalError> {
+        let corrupt = |offset, why: String| JournalError::Corrupt { path: path.into(), offset, why };
+        let mut history: Option<Self> = None;
+        for &(offset, json) in &frames.records {
+            let entry = entry(json, offset, path)?;
+            match (&mut history, entry.record) {
+                (None, Record::Init { active }) => {
+                    history = Some(Self::begin(active, entry.at_ms, frames.torn))
+                }
+                (None, _) => {
+                    return Err(corrupt(offset, "the first record does not say which pool serves".into()));
+                }
+                (Some(_), Record::Init { .. }) => {
+                    return Err(corrupt(offset, "a second first record".into()));
+                }
+                (Some(history), record) => history.add(record, entry.at_ms),
+            }
+        }
+        match history {
+            Some(history) => Ok(history),
+            None if frames.torn => Err(corrupt(0, "no record can be read".into())),
+            None => Err(JournalError::Absent(path.into())),
+        }
+    }
+
+    fn begin(active: String, at_ms: u64, torn: bool) -> Self {
+        let (unfinished, decided) = (None, None);
+        Self { active, active_since_ms: at_ms, epoch: Epoch(0), last_id: 0, unfinished, decided, torn }
+    }
+
+    fn add(&mut self, record: Record, at_ms: u64) {
+        match record {
+            Record::Init { .. } => {}
+            Record::Entered { id, .. } => {
+                self.last_id = id;
+                self.unfinished = Some(record);
+                self.decided = None;
+            }
+            Record::Decided { to, epoch, .. } => {
+                (self.active, self.active_since_ms, self.epoch) = (to, at_ms, epoch);
+                self.decided = Some(Side::New);
+            }
+            Record::Undone { .. } | Record::Done { .. } => self.unfinished = None,
+            Record::Adopted { pool, epoch, .. } => self.adopted(pool, epoch, at_ms),
+        }
+    }
+
+    /// The operator's word on an unfinished cutover completes it or undoes it; a third pool ends it.
+    fn adopted(&mut self, pool: String, epoch: Epoch, at_ms: u64) {
+        self.decided = match &self.unfinished {
+            Some(Record::Entered { to, .. }) if *to == pool => Some(Side::New),
+            Some(Record::Entered { from, .. }) if *from == pool => Some(Side::Old),
+            Some(_) | None => None,
+        };
+        if self.decided.is_none() {
+            self.unfinished = None;
+        }
+        if self.active != pool {
+            self.active_since_ms = at_ms;
+        }
+        (self.active, self.epoch) = (pool, epoch);
+    }
+
+    fn resolve(self, dir: &Path, config: &Config) -> Result<Recovered, JournalError> {
+        let find = |name: &str| {
+            let index = config.pools.iter().position(|p| p.name == name).and_then(|i| u8::try_from(i).ok());
+            index
+                .map(PoolId)
+                .ok_or_else(|| JournalError::UnknownPool { path: file::name(dir), pool: name.into() })
+        };
+        let unfinished = match self.unfinished {
+            Some(Record::Entered { id, from, to, stage, terms, .. }) => Some(Unfinished {
+                id,
+                from: find(&from)?,
+                to: find(&to)?,
+                stage,
+                terms,
+                decided: self.decided,
+            }),
+            Some(_) | None => None,
+        };
+        let deciding = unfinished.as_ref().is_some_and(|u| u.stage == Stage::Verified && u.decided.is_none());
+        Ok(Recovered {
+            active: find(&self.active)?,
+            active_since_ms: self.active_since_ms,
+            epoch: self.epoch,
+            last_id: self.last_id,
+            undecided: self.torn && deciding,
+            unfinished,
+        })
+    }
+}
+
+fn entry(json: &[u8], offset: usize, path: &str) -> Result<Entry, JournalError> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let corrupt = |error: serde_json::Error| JournalError::Corrupt {
+        path: path.into(),
+        offset,
+        why: format!("not a record: {error}"),
+    };
+    let Version { v: version } = serde_json::from_slice(json).map_err(corrupt)?;
+    if version != VERSION {
+        return Err(JournalError::Version { path: path.into(), offset, version });
+    }
+    serde_json::from_slice(json).map_err(corrupt)
+}
