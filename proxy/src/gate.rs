@@ -75,7 +75,11 @@ pub struct NotThere(pub Phase);
 impl Gate {
     /// An open gate.
     pub fn new(epoch: Epoch) -> Self {
-        Self { word: AtomicU64::new(pack(Phase::Open, epoch, 0)), armed: AtomicBool::new(false), base: Instant::now() }
+        Self {
+            word: AtomicU64::new(pack(Phase::Open, epoch, 0)),
+            armed: AtomicBool::new(false),
+            base: Instant::now(),
+        }
     }
 
     /// Whether a command of a session of this epoch may take effect. One load.
@@ -136,7 +140,11 @@ impl Gate {
             self.swap(word, pack(Phase::Expired, epoch_of(word), 0));
             return Err(NotThere(Phase::Expired));
         }
-        if self.swap(word, pack(Phase::Deciding, epoch_of(word), 0)) { Ok(()) } else { Err(NotThere(self.phase())) }
+        if self.swap(word, pack(Phase::Deciding, epoch_of(word), 0)) {
+            Ok(())
+        } else {
+            Err(NotThere(self.phase()))
+        }
     }
 
     /// Deciding → Decided: the record is on the disk.
@@ -171,7 +179,8 @@ impl Gate {
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX >> DEADLINE_SHIFT)
+        u64::try_from(at.saturating_duration_since(self.base).as_millis())
+            .unwrap_or(u64::MAX >> DEADLINE_SHIFT)
     }
 }
 
@@ -213,7 +222,10 @@ impl Standing {
 
     fn pack(self) -> u64 {
         let pool = |p: Option<PoolId>| p.map_or(0, |p| u64::from(p.0) + 1);
-        u64::from(self.writes) | u64::from(self.reads) << 16 | pool(self.backend) << 32 | pool(self.spare) << 48
+        u64::from(self.writes)
+            | u64::from(self.reads) << 16
+            | pool(self.backend) << 32
+            | pool(self.spare) << 48
     }
 
     fn unpack(word: u64) -> Self {

@@ -19,4 +19,4 @@ pub mod cutover;
 
 pub mod admin;
 
-pub mod app;
+//APP pub mod app;

@@ -77,13 +77,30 @@ verbs! {
     Getacl "GETACL" Read, Listrights "LISTRIGHTS" Read, Getquota "GETQUOTA" Read,
     Getquotaroot "GETQUOTAROOT" Read, Getmetadata "GETMETADATA" Read, Compress "COMPRESS" Denied,
     Notify "NOTIFY" Denied, Cancelupdate "CANCELUPDATE" Denied, Unauthenticate "UNAUTHENTICATE" Denied,
-    Xstate "X-STATE" Denied, Replace "REPLACE" Write,
+    Xstate "X-STATE" Denied, Replace "REPLACE" Write, Language "LANGUAGE" Denied,
+    Comparator "COMPARATOR" Denied,
 }
 
 impl Verb {
     /// A command whose body may be too large to be collected before it is sent.
     pub fn uploads(self) -> bool {
         matches!(self, Self::Append | Self::Replace)
+    }
+
+    /// May follow `UID`.
+    fn takes_uid(self) -> bool {
+        matches!(
+            self,
+            Self::Fetch
+                | Self::Store
+                | Self::Search
+                | Self::Copy
+                | Self::Move
+                | Self::Expunge
+                | Self::Sort
+                | Self::Thread
+                | Self::Replace
+        )
     }
 
     /// Selects a mailbox.
@@ -104,7 +121,10 @@ pub fn head(line: &[u8]) -> Result<Head<'_>, HeadError> {
     }
     if first.eq_ignore_ascii_case(b"UID") {
         let (second, arguments) = word(rest);
-        return Ok(Head { tag, verb: Verb::from_word(second), uid: true, arguments });
+        let verb = Verb::from_word(second);
+        // `UID SELECT` is nothing: the server says BAD, and no state may follow from it.
+        let verb = if verb.takes_uid() { verb } else { Verb::Other };
+        return Ok(Head { tag, verb, uid: true, arguments });
     }
     Ok(Head { tag, verb: Verb::from_word(first), uid: false, arguments: rest })
 }

@@ -18,15 +18,21 @@ pub struct Literal {
     pub marker: usize,
 }
 
-/// The literal that `line` (without its line end) announces, if it does.
+/// The literal that `line` (without its line end) announces, if it does: the marker stands where an argument
+/// may begin.
 pub fn literal(line: &[u8]) -> Option<Literal> {
+    marker(line).filter(|l| l.marker == 0 || matches!(line[l.marker - 1], b' ' | b'('))
+}
+
+/// A line that ends like a marker.
+fn marker(line: &[u8]) -> Option<Literal> {
     let inner = line.strip_suffix(b"}")?;
     let open = memchr::memrchr(b'{', inner)?;
     let (digits, sync) = match inner[open + 1..].strip_suffix(b"+") {
         Some(digits) => (digits, false),
         None => (&inner[open + 1..], true),
     };
-    if digits.is_empty() || digits.len() > 20 || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let size = digits.iter().try_fold(0u64, |n, d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')));
@@ -50,6 +56,9 @@ pub enum LineError {
     /// A quoted string without its end.
     #[error("unfinished quoted string")]
     OpenQuote,
+    /// `{n}` at the end of an atom: some would read a literal.
+    #[error("literal marker inside an atom")]
+    Marker,
 }
 
 impl LineError {
@@ -57,7 +66,7 @@ impl LineError {
     pub fn is_framed(self) -> bool {
         match self {
             Self::OpenQuote => true,
-            Self::TooLong | Self::BareCr | Self::Nul => false,
+            Self::TooLong | Self::BareCr | Self::Nul | Self::Marker => false,
         }
     }
 }
@@ -72,7 +81,11 @@ pub struct Lines {
 impl Lines {
     /// The next whole line of `input` with its line end, and how many bytes of `input` it took. `None`: all of
     /// `input` was taken and there is no line end yet.
-    pub fn next<'a>(&'a mut self, input: &'a [u8], limit: usize) -> (usize, Result<Option<&'a [u8]>, LineError>) {
+    pub fn next<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        limit: usize,
+    ) -> (usize, Result<Option<&'a [u8]>, LineError>) {
         if std::mem::take(&mut self.spent) {
             self.carry = Vec::new();
         }
@@ -133,7 +146,11 @@ pub fn check(text: &[u8]) -> Result<(), LineError> {
             }
         }
     }
-    if open { Err(LineError::OpenQuote) } else { Ok(()) }
+    match () {
+        () if open => Err(LineError::OpenQuote),
+        () if marker(text).is_some() && literal(text).is_none() => Err(LineError::Marker),
+        () => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +165,8 @@ mod tests {
         assert_eq!((l.size, l.sync, l.binary, l.marker), (12, false, true, 11));
         assert_eq!(literal(b"{9223372036854775808}").unwrap().size, 1 << 63);
         assert_eq!(literal(b"{99999999999999999999}").unwrap().size, u64::MAX);
-        for none in [&b"a {}"[..], b"a {1x}", b"a 1}", b"a {-1}", b"a {+}", b"{123456789012345678901}"] {
+        assert_eq!(literal(b"a {000000000000000000010+}").unwrap().size, 10);
+        for none in [&b"a {}"[..], b"a {1x}", b"a 1}", b"a {-1}", b"a {+}", b"a x{5+}"] {
             assert_eq!(literal(none), None, "{}", String::from_utf8_lossy(none));
         }
     }

@@ -38,7 +38,9 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("user", &String::from_utf8_lossy(&self.user)).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("user", &String::from_utf8_lossy(&self.user))
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +80,10 @@ pub struct PreAuth {
 enum Reading {
     Command,
     /// A command with literals is being collected; `left` bytes of the current one are missing.
-    Collect { command: Zeroizing<Vec<u8>>, left: usize },
+    Collect {
+        command: Zeroizing<Vec<u8>>,
+        left: usize,
+    },
     /// `AUTHENTICATE PLAIN` waits for its line.
     Sasl(Tag),
 }
@@ -128,11 +133,14 @@ impl PreAuth {
         if let Err(error) = fragment::check(&line) {
             let answer = refuse(command::tag_of(&line), &error.to_string());
             self.reading = Reading::Command;
-            return (n, if error.is_framed() && fragment::literal(&line).is_none() {
-                self.nonsense(answer)
-            } else {
-                Verdict::Close(answer)
-            });
+            return (
+                n,
+                if error.is_framed() && fragment::literal(&line).is_none() {
+                    self.nonsense(answer)
+                } else {
+                    Verdict::Close(answer)
+                },
+            );
         }
         (n, self.line(line, pinned))
     }
@@ -179,8 +187,13 @@ impl PreAuth {
         let tag = Tag::new(head.tag);
         match head.verb {
             Verb::Capability => Verdict::Answer(
-                [b"* CAPABILITY ", pinned.bytes(self.stage), b"\r\n", &answer(&tag, "OK Capability completed.")[..]]
-                    .concat(),
+                [
+                    b"* CAPABILITY ",
+                    pinned.bytes(self.stage),
+                    b"\r\n",
+                    &answer(&tag, "OK Capability completed.")[..],
+                ]
+                .concat(),
             ),
             Verb::Noop => Verdict::Answer(answer(&tag, "OK NOOP completed.")),
             Verb::Logout => Verdict::Close(logout(&tag)),
@@ -203,16 +216,23 @@ impl PreAuth {
     fn login(&mut self, tag: Tag, arguments: &[u8]) -> Verdict {
         let parsed = command::astring(arguments)
             .and_then(|(user, rest)| Some((user, command::astring(rest)?)))
-            .filter(|(user, (_, rest))| rest.is_empty() && !user.is_empty());
+            .filter(|(user, (password, rest))| {
+                // NUL would shift the fields of a PLAIN message (RFC 4616), line ends would add a command.
+                let clean = |text: &[u8]| !text.iter().any(|b| matches!(b, 0 | b'\r' | b'\n'));
+                rest.is_empty() && !user.is_empty() && clean(user) && clean(password)
+            });
         let Some((user, (password, _))) = parsed else {
             return self.nonsense(answer(&tag, "BAD LOGIN takes a name and a password."));
         };
-        Verdict::Login(tag, Credentials {
-            mechanism: Mechanism::Login,
-            authzid: Vec::new(),
-            user,
-            password: Zeroizing::new(password),
-        })
+        Verdict::Login(
+            tag,
+            Credentials {
+                mechanism: Mechanism::Login,
+                authzid: Vec::new(),
+                user,
+                password: Zeroizing::new(password),
+            },
+        )
     }
 
     fn authenticate(&mut self, tag: Tag, arguments: &[u8]) -> Verdict {
@@ -236,14 +256,15 @@ impl PreAuth {
         };
         let mut parts = message.split(|b| *b == 0);
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(authzid), Some(user), Some(password), None) if !user.is_empty() => {
-                Verdict::Login(tag, Credentials {
+            (Some(authzid), Some(user), Some(password), None) if !user.is_empty() => Verdict::Login(
+                tag,
+                Credentials {
                     mechanism: Mechanism::Plain,
                     authzid: authzid.to_vec(),
                     user: user.to_vec(),
                     password: Zeroizing::new(password.to_vec()),
-                })
-            }
+                },
+            ),
             _ => self.nonsense(answer(&tag, "BAD Invalid PLAIN message.")),
         }
     }

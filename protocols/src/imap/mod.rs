@@ -15,3 +15,6 @@ pub mod restore;
 pub mod state;
 pub mod tag;
 pub mod view;
+
+#[cfg(test)]
+mod review;

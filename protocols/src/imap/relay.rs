@@ -1,5 +1,8 @@
 //! The session after the login: both directions, stepped with slices, answered with verdicts.
 //!
+//! `[ALERT]` of a healthy backend passes, against semantics I6: RFC 3501 §7.1 wants it shown, and a quota warning
+//! that a proxy eats is a loss. What I6 is about, a server's last words, comes as BYE and never passes.
+//!
 //! Rule: nothing is copied but an unfinished line; what the proxy answers itself never overtakes an answer of
 //! the backend (the driver keeps an [`Own`] back until nothing is unanswered, D5).
 //!
@@ -165,7 +168,12 @@ enum ServerIdle {
     Asked(Tag),
     Running(Tag),
     /// DONE was sent; `answer` is the client's tag if its DONE waits for this.
-    Ending { ours: Tag, answer: Option<Tag> },
+    /// `plus`: the `+` of the IDLE has come.
+    Ending {
+        ours: Tag,
+        plus: bool,
+        answer: Option<Tag>,
+    },
 }
 
 /// The search for the view.
@@ -174,7 +182,9 @@ enum Probe {
     No,
     /// The backend's IDLE is being ended first.
     Wanted,
-    Searching { ours: Tag, found: Option<(UidSet, u32)> },
+    Searching {
+        ours: Tag,
+    },
 }
 
 /// What becomes of one response line.
@@ -208,7 +218,12 @@ pub struct Relay {
     tags: TagMaker,
     line_limit: usize,
     selections: u32,
+    /// What ENABLE may grant: what clients are shown of it.
+    enableable: Vec<&'static str>,
 }
+
+/// Extensions that ENABLE switches on and a restore can replay.
+const ENABLEABLE: [&str; 3] = ["CONDSTORE", "QRESYNC", "UTF8=ACCEPT"];
 
 impl Relay {
     /// A session whose login was accepted. `seed` makes its tags, `line_limit` bounds a command line.
@@ -230,7 +245,15 @@ impl Relay {
             tags,
             line_limit,
             selections: 0,
+            enableable: Vec::new(),
         }
+    }
+
+    /// Only what stands in `shown`, the capabilities that clients see, may be enabled.
+    pub fn show(&mut self, shown: &[u8]) {
+        let stands =
+            |word: &&str| shown.split(|b| *b == b' ').any(|w| w.eq_ignore_ascii_case(word.as_bytes()));
+        self.enableable = ENABLEABLE.into_iter().filter(stands).collect();
     }
 
     // ---- the client's side ----------------------------------------------------------------------------
@@ -262,7 +285,10 @@ impl Relay {
         };
         let text = fragment::text(line);
         if let Err(error) = fragment::check(text) {
-            if error.is_framed() && fragment::literal(text).is_none() && matches!(self.reading, Reading::Command) {
+            if error.is_framed()
+                && fragment::literal(text).is_none()
+                && matches!(self.reading, Reading::Command)
+            {
                 let refusal = refusal(command::tag_of(text), &format!("BAD {error}."));
                 return (n, Verdict::Own(Own::Refuse(refusal)));
             }
@@ -299,7 +325,7 @@ impl Relay {
                 } else if matches!(reading, Reading::AfterData) {
                     Verdict::Last(text)
                 } else {
-                    whole(line, text, &mut self.tags, &mut self.reading)
+                    whole(line, text, &mut self.tags, &mut self.reading, &self.enableable)
                 }
             }
         };
@@ -334,9 +360,18 @@ impl Relay {
         self.uploading = None;
     }
 
-    /// The command in `whole` (its literals in place, without the last line end).
-    pub fn sent(&self, whole: &[u8]) -> Option<Sent> {
-        command::head(whole).ok().map(|head| sent(&head))
+    /// The command in `whole` (its literals in place, without the last line end), or what the proxy says to it.
+    pub fn sent(&self, whole: &[u8]) -> Result<Sent, Own> {
+        let refuse = |text| Own::Refuse(refusal(command::tag_of(whole), text));
+        let head = command::head(whole).map_err(|_| refuse("BAD Not a command."))?;
+        let tag = Tag::new(head.tag);
+        match (head.verb.class(), head.verb) {
+            (_, Verb::Id) => Err(Own::Id(tag, head.arguments.into())),
+            (Class::Own | Class::Denied, _) => Err(refuse("BAD Not available here.")),
+            (_, Verb::Enable) => Err(refuse("BAD ENABLE takes atoms.")),
+            _ if updates(&head) => Err(refuse("BAD CONTEXT is not available here.")),
+            (Class::Read | Class::Write, _) => Ok(sent(&head)),
+        }
     }
 
     /// Whether the client is inside a literal or between two.
@@ -358,11 +393,6 @@ impl Relay {
 
     /// `sent` goes to the backend now.
     pub fn commit(&mut self, sent: Sent) {
-        if let What::SaveSearch = sent.what
-            && let Some(selected) = &mut self.state.selected
-        {
-            selected.saved_search = true;
-        }
         self.uploading = None;
         self.flight.push_back(sent);
     }
@@ -459,7 +489,8 @@ impl Relay {
 
     /// What to send so that the backend idles too, if it should and does not.
     pub fn idle_backend(&mut self) -> Option<Vec<u8>> {
-        let idle = self.client_idle.is_some() && self.safepoint() && matches!(self.server_idle, ServerIdle::No);
+        let idle =
+            self.client_idle.is_some() && self.safepoint() && matches!(self.server_idle, ServerIdle::No);
         if !idle || self.idle_refused {
             return None;
         }
@@ -501,8 +532,11 @@ impl Relay {
     fn leave_server_idle(&mut self, answer: Option<Tag>) -> Option<&'static [u8]> {
         match std::mem::replace(&mut self.server_idle, ServerIdle::No) {
             // DONE may follow IDLE before `+` has come (RFC 2177 lets the client send it; servers read it).
-            ServerIdle::Asked(ours) | ServerIdle::Running(ours) => {
-                self.server_idle = ServerIdle::Ending { ours, answer };
+            idle @ (ServerIdle::Asked(_) | ServerIdle::Running(_)) => {
+                let plus = matches!(idle, ServerIdle::Running(_));
+                if let ServerIdle::Asked(ours) | ServerIdle::Running(ours) = idle {
+                    self.server_idle = ServerIdle::Ending { ours, plus, answer };
+                }
                 Some(b"DONE\r\n")
             }
             other @ (ServerIdle::No | ServerIdle::Ending { .. }) => {
@@ -532,14 +566,8 @@ impl Relay {
         let ours = self.tags.make();
         // The message numbers are deliberate: no expunge may be reported during it (semantics §1.c.2).
         let line = [ours.as_bytes(), b" UID SEARCH RETURN (ALL COUNT) 1:*\r\n"].concat();
-        self.probe = Probe::Searching { ours, found: None };
+        self.probe = Probe::Searching { ours };
         line
-    }
-
-    fn probed(&mut self, found: Option<(UidSet, u32)>) {
-        if let Some(selected) = &mut self.state.selected {
-            selected.view = found.filter(|f| f.1 == selected.exists).and_then(|(set, n)| View::new(set, n));
-        }
     }
 
     // ---- the server's side ----------------------------------------------------------------------------
@@ -647,9 +675,15 @@ impl Relay {
     }
 
     fn mailbox(&mut self, change: impl FnOnce(&mut Selected)) -> Fate {
-        let pending = self.flight.iter_mut().rev().find_map(|s| match &mut s.what {
+        // Only the oldest command speaks: before its turn a pipelined SELECT has selected nothing.
+        let pending = self.flight.front_mut().and_then(|s| match &mut s.what {
             What::Select(selected) => Some(selected),
-            _ => None,
+            What::Read
+            | What::Write
+            | What::Upload
+            | What::Deselect { .. }
+            | What::Enable
+            | What::SaveSearch => None,
         });
         if let Some(selected) = pending.or(self.state.selected.as_mut()) {
             change(selected);
@@ -669,20 +703,25 @@ impl Relay {
         self.mailbox(change)
     }
 
+    /// Answers come in the order of the questions, and an IDLE is always older than a literal that waits.
     fn on_continue(&mut self) -> Fate {
-        if self.awaits_go.take().is_some() {
-            return Fate::Swallow(Some(Event::Go));
-        }
         match std::mem::replace(&mut self.server_idle, ServerIdle::No) {
-            ServerIdle::Asked(ours) => self.server_idle = ServerIdle::Running(ours),
-            // The `+` of an IDLE that was ended before it came.
-            ending @ ServerIdle::Ending { .. } => self.server_idle = ending,
-            other @ (ServerIdle::No | ServerIdle::Running(_)) => {
-                self.server_idle = other;
-                return Fate::Lost("continuation that nobody asked for");
+            ServerIdle::Asked(ours) => {
+                self.server_idle = ServerIdle::Running(ours);
+                return Fate::Swallow(None);
+            }
+            ServerIdle::Ending { ours, plus: false, answer } => {
+                self.server_idle = ServerIdle::Ending { ours, plus: true, answer };
+                return Fate::Swallow(None);
+            }
+            other @ (ServerIdle::No | ServerIdle::Running(_) | ServerIdle::Ending { .. }) => {
+                self.server_idle = other
             }
         }
-        Fate::Swallow(None)
+        match self.awaits_go.take() {
+            Some(_) => Fate::Swallow(Some(Event::Go)),
+            None => Fate::Lost("continuation that nobody asked for"),
+        }
     }
 
     fn on_status(&mut self, text: &[u8]) -> Fate {
@@ -698,14 +737,18 @@ impl Relay {
     }
 
     fn on_esearch(&mut self, data: &[u8]) -> Fate {
-        if let Probe::Searching { ours, found } = &mut self.probe {
-            let result = response::esearch(data);
-            if result.tag == Some(ours.as_bytes()) {
-                *found = result.count.map(|n| (result.all.unwrap_or_default(), n));
-                return Fate::Swallow(None);
-            }
+        let Probe::Searching { ours } = &self.probe else { return Fate::Forward(None) };
+        let result = response::esearch(data);
+        if result.tag != Some(ours.as_bytes()) {
+            return Fate::Forward(None);
         }
-        Fate::Forward(None)
+        // The view as of this line: an EXISTS behind it makes it grow.
+        if let (Some(selected), Some(count)) = (&mut self.state.selected, result.count)
+            && count == selected.exists
+        {
+            selected.view = result.all.and_then(|set| View::new(set, count));
+        }
+        Fate::Swallow(None)
     }
 
     fn on_tagged(&mut self, tag: &[u8], status: Status) -> Fate {
@@ -734,7 +777,9 @@ impl Relay {
 
     fn on_own(&mut self, tag: &[u8], status: Status) -> Option<Fate> {
         let idle = match &self.server_idle {
-            ServerIdle::Asked(ours) | ServerIdle::Running(ours) | ServerIdle::Ending { ours, .. } => Some(ours),
+            ServerIdle::Asked(ours) | ServerIdle::Running(ours) | ServerIdle::Ending { ours, .. } => {
+                Some(ours)
+            }
             ServerIdle::No => None,
         };
         if idle.is_some_and(|ours| ours.as_bytes() == tag) {
@@ -753,10 +798,7 @@ impl Relay {
             return Some(Fate::Swallow(Some(Event::IdleEnded(answer))));
         }
         match std::mem::replace(&mut self.probe, Probe::No) {
-            Probe::Searching { ours, found } if ours.as_bytes() == tag => {
-                self.probed(found.filter(|_| status == Status::Ok));
-                Some(Fate::Swallow(Some(Event::Probed)))
-            }
+            Probe::Searching { ours } if ours.as_bytes() == tag => Some(Fate::Swallow(Some(Event::Probed))),
             other => {
                 self.probe = other;
                 None
@@ -779,7 +821,12 @@ impl Relay {
             // A failed SELECT leaves no mailbox selected (RFC 3501 §6.3.1).
             What::Select(_) => self.state.selected = None,
             What::Deselect { .. } if ok => self.state.selected = None,
-            What::Read | What::Write | What::Upload | What::Deselect { .. } | What::Enable | What::SaveSearch => {}
+            What::SaveSearch => {
+                if let Some(selected) = &mut self.state.selected {
+                    selected.saved_search = true;
+                }
+            }
+            What::Read | What::Write | What::Upload | What::Deselect { .. } | What::Enable => {}
         }
     }
 }
@@ -788,7 +835,8 @@ impl State {
     fn enable(&mut self, words: &[u8]) {
         for word in words.split(|b| *b == b' ').filter(|w| !w.is_empty()) {
             if !self.enabled.iter().any(|have| have.eq_ignore_ascii_case(word)) {
-                self.condstore |= word.eq_ignore_ascii_case(b"CONDSTORE") || word.eq_ignore_ascii_case(b"QRESYNC");
+                self.condstore |=
+                    word.eq_ignore_ascii_case(b"CONDSTORE") || word.eq_ignore_ascii_case(b"QRESYNC");
                 self.enabled.push(word.into());
             }
         }
@@ -796,7 +844,13 @@ impl State {
 }
 
 /// A command line without literals.
-fn whole<'a>(line: &'a [u8], text: &'a [u8], tags: &mut TagMaker, reading: &mut Reading) -> Verdict<'a> {
+fn whole<'a>(
+    line: &'a [u8],
+    text: &'a [u8],
+    tags: &mut TagMaker,
+    reading: &mut Reading,
+    enableable: &[&str],
+) -> Verdict<'a> {
     let head = match command::head(text) {
         Ok(head) => head,
         Err(error) => {
@@ -817,6 +871,7 @@ fn whole<'a>(line: &'a [u8], text: &'a [u8], tags: &mut TagMaker, reading: &mut 
         (Class::Read | Class::Write, _) if updates(&head) => {
             Verdict::Own(Own::Refuse(answer(&tag, "BAD CONTEXT is not available here.")))
         }
+        (_, Verb::Enable) => enable(&head, enableable),
         (Class::Read | Class::Write, _) => {
             let bytes = if line.ends_with(b"\r\n") {
                 Cow::Borrowed(line)
@@ -826,6 +881,21 @@ fn whole<'a>(line: &'a [u8], text: &'a [u8], tags: &mut TagMaker, reading: &mut 
             Verdict::Command(sent(&head), bytes)
         }
     }
+}
+
+/// ENABLE of what clients are shown; the rest is ignored, as RFC 5161 §3.1 has it for unknown words.
+fn enable<'a>(head: &Head<'_>, enableable: &[&str]) -> Verdict<'a> {
+    let wanted: Vec<&[u8]> = head
+        .arguments
+        .split(|b| *b == b' ')
+        .filter(|word| enableable.iter().any(|have| have.as_bytes().eq_ignore_ascii_case(word)))
+        .collect();
+    if wanted.is_empty() {
+        let nothing = [b"* ENABLED\r\n", &answer(&Tag::new(head.tag), "OK Enabled.")[..]].concat();
+        return Verdict::Own(Own::Refuse(nothing));
+    }
+    let line = [head.tag, b" ENABLE ", &wanted.join(&b' '), b"\r\n"].concat();
+    Verdict::Command(sent(head), Cow::Owned(line))
 }
 
 fn sent(head: &Head<'_>) -> Sent {
@@ -853,7 +923,9 @@ fn sent(head: &Head<'_>) -> Sent {
 /// `SEARCH RETURN (… option …)`
 fn returns(head: &Head<'_>, option: &[u8]) -> bool {
     let (first, rest) = command::word(head.arguments);
-    let Some(inner) = rest.strip_prefix(b"(").filter(|_| first.eq_ignore_ascii_case(b"RETURN")) else { return false };
+    let Some(inner) = rest.strip_prefix(b"(").filter(|_| first.eq_ignore_ascii_case(b"RETURN")) else {
+        return false;
+    };
     let end = memchr::memchr(b')', inner).unwrap_or(inner.len());
     inner[..end].split(|b| *b == b' ').any(|word| word.eq_ignore_ascii_case(option))
 }

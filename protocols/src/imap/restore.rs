@@ -21,8 +21,11 @@ use super::{
 /// Longest line that is accepted in a dialogue of ours: a mailbox of a million scattered UIDs fits.
 const LINE: usize = 16 << 20;
 
+/// How often a mailbox is opened again because it changed meanwhile.
+const ROUNDS: u8 = 3;
+
 /// What a dialogue is to do, in this order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// The arguments of ID, sent first (Dovecot honours the client's address only there).
     pub id: Option<Vec<u8>>,
@@ -63,8 +66,12 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// As the session has it; `verify` only looks (EXAMINE), whatever the client did.
-    pub fn of(selected: &Selected, verify: bool) -> Self {
-        Self { name: selected.name.clone(), examine: verify || selected.examine, condstore: selected.condstore }
+    pub fn of(selected: &Selected, condstore: bool, verify: bool) -> Self {
+        Self {
+            name: selected.name.clone(),
+            examine: verify || selected.examine,
+            condstore: selected.condstore || condstore,
+        }
     }
 }
 
@@ -75,7 +82,7 @@ impl Plan {
             id: None,
             enable: if login.is_some() { state.enabled.join(&b' ') } else { Vec::new() },
             login,
-            mailbox: state.selected.as_ref().map(|s| Mailbox::of(s, verify)),
+            mailbox: state.selected.as_ref().map(|s| Mailbox::of(s, state.condstore, verify)),
         }
     }
 }
@@ -85,8 +92,10 @@ impl Plan {
 pub struct Outcome {
     /// What the server offers after the login; `None` if nothing was logged in.
     pub capabilities: Option<Capabilities>,
-    /// The opened mailbox.
+    /// The opened mailbox, as of the search.
     pub found: Option<Found>,
+    /// Messages that came after the search: the server will not say so again.
+    pub arrived: Option<u32>,
 }
 
 /// Why a dialogue failed.
@@ -138,8 +147,13 @@ pub enum Next {
 #[derive(Debug)]
 enum Stage {
     /// The login's tagged reply; `secret` is what a `+` asks for.
-    Login { tag: Tag, secret: Option<Zeroizing<Vec<u8>>> },
-    Capability { tag: Tag },
+    Login {
+        tag: Tag,
+        secret: Option<Zeroizing<Vec<u8>>>,
+    },
+    Capability {
+        tag: Tag,
+    },
     Mailbox(Opening),
     Over,
 }
@@ -162,7 +176,11 @@ pub struct Dialogue {
     capabilities: Option<Capabilities>,
     enabled: Vec<u8>,
     found: Found,
-    search: UidSet,
+    search: Option<Option<UidSet>>,
+    arrived: Option<u32>,
+    /// A message went meanwhile: the search must be asked again.
+    stale: bool,
+    rounds: u8,
 }
 
 impl Dialogue {
@@ -177,7 +195,10 @@ impl Dialogue {
             capabilities: None,
             enabled: Vec::new(),
             found: Found::default(),
-            search: UidSet::default(),
+            search: None,
+            arrived: None,
+            stale: false,
+            rounds: 0,
         };
         let first = match dialogue.plan.login.take() {
             Some(login) => Some(dialogue.login(&login, tags)),
@@ -214,7 +235,8 @@ impl Dialogue {
             out.extend_from_slice(&[tag.as_bytes(), b" ENABLE ", &self.plan.enable, b"\r\n"].concat());
             opening.enable = Some(tag);
         }
-        if let Some(mailbox) = &self.plan.mailbox {
+        let clean = |m: &&Mailbox| !m.name.iter().any(|b| matches!(b, 0 | b'\r' | b'\n'));
+        if let Some(mailbox) = self.plan.mailbox.as_ref().filter(clean) {
             let (select, search) = (tags.make(), tags.make());
             out.extend_from_slice(select.as_bytes());
             out.extend_from_slice(if mailbox.examine { b" EXAMINE " } else { b" SELECT " });
@@ -228,15 +250,21 @@ impl Dialogue {
                 out.push(b'"');
             }
             out.extend_from_slice(if mailbox.condstore { b" (CONDSTORE)\r\n" } else { b"\r\n" });
-            let all: &[u8] =
-                if self.has(b"ESEARCH") { b" UID SEARCH RETURN (ALL COUNT) ALL\r\n" } else { b" UID SEARCH ALL\r\n" };
-            out.extend_from_slice(search.as_bytes());
-            out.extend_from_slice(all);
+            out.extend_from_slice(&self.search_line(&search));
             (opening.select, opening.search) = (Some(select), Some(search));
         }
         let empty = out.is_empty();
         self.stage = if empty { Stage::Over } else { Stage::Mailbox(opening) };
         (!empty).then_some(out)
+    }
+
+    fn search_line(&self, tag: &Tag) -> Vec<u8> {
+        let all: &[u8] = if self.has(b"ESEARCH") {
+            b" UID SEARCH RETURN (ALL COUNT) ALL\r\n"
+        } else {
+            b" UID SEARCH ALL\r\n"
+        };
+        [tag.as_bytes(), all].concat()
     }
 
     /// Without a login of ours in this dialogue the server is assumed to be the one that was logged in to.
@@ -291,29 +319,31 @@ impl Dialogue {
                 }
                 return Next::Failed(Failure::Protocol("continuation that nobody asked for"));
             }
+            Response::Exists(n) if self.search.is_some() => self.arrived = Some(n),
             Response::Exists(n) => self.found.exists = n,
             Response::Recent(n) => self.found.recent = n,
             Response::Capability(words) => self.capabilities = Some(Capabilities::parse(words)),
             Response::Enabled(words) => self.enabled = words.to_ascii_uppercase(),
             Response::Esearch(data) => {
                 let result = response::esearch(data);
-                self.search = result.all.unwrap_or_default();
-                if result.count.is_some_and(|n| n != self.search.len()) {
-                    return Next::Failed(Failure::Protocol("ESEARCH with another count"));
-                }
+                // More runs than are kept: the mailbox has no view, which is not the server's fault.
+                let uids = if result.count == Some(0) { Some(UidSet::default()) } else { result.all };
+                self.search = Some(uids);
             }
             Response::Data => self.numbers(line),
-            Response::Expunge(_) | Response::Fetch(..) | Response::Vanished { .. } => {}
+            Response::Expunge(_) | Response::Vanished { earlier: false, .. } => self.stale = true,
+            Response::Fetch(..) | Response::Vanished { earlier: true, .. } => {}
         }
         Next::More
     }
 
     /// `* SEARCH 1 2 3`, where ESEARCH is not offered.
     fn numbers(&mut self, line: &[u8]) {
-        if let Some(numbers) = line.get(2..8).filter(|w| w.eq_ignore_ascii_case(b"SEARCH")).map(|_| &line[8..]) {
-            for uid in numbers.split(|b| *b == b' ').filter_map(response::number) {
-                self.search.insert(uid);
-            }
+        if let Some(numbers) =
+            line.get(2..8).filter(|w| w.eq_ignore_ascii_case(b"SEARCH")).map(|_| &line[8..])
+        {
+            let uids = numbers.split(|b| *b == b' ').filter_map(response::number).collect();
+            self.search = Some(Some(uids));
         }
     }
 
@@ -362,7 +392,11 @@ impl Dialogue {
                     return if status { Next::More } else { Next::Failed(Failure::Mailbox(lossy(text))) };
                 }
                 if opening.search.as_ref().map(Tag::as_bytes) == tag {
-                    return if status { self.done() } else { Next::Failed(Failure::Mailbox(lossy(text))) };
+                    return if status {
+                        self.searched(tags)
+                    } else {
+                        Next::Failed(Failure::Mailbox(lossy(text)))
+                    };
                 }
                 Next::Failed(Failure::Protocol("unknown tag"))
             }
@@ -373,8 +407,10 @@ impl Dialogue {
     }
 
     fn on_enable(&mut self) -> Next {
-        let granted = |want: &[u8]| self.enabled.split(|b| *b == b' ').any(|have| have.eq_ignore_ascii_case(want));
-        if !self.plan.enable.split(|b| *b == b' ').all(granted) {
+        let plan = std::mem::take(&mut self.plan.enable);
+        let granted =
+            |want: &[u8]| self.enabled.split(|b| *b == b' ').any(|have| have.eq_ignore_ascii_case(want));
+        if !plan.split(|b| *b == b' ').all(granted) {
             return Next::Failed(Failure::Enable);
         }
         if self.plan.mailbox.is_some() { Next::More } else { self.done() }
@@ -387,17 +423,32 @@ impl Dialogue {
         }
     }
 
+    /// The result holds only if the numbers of the server still are those of the search.
+    fn searched(&mut self, tags: &mut TagMaker) -> Next {
+        let uids = self.search.take().flatten();
+        let agrees = uids.as_ref().is_none_or(|uids| uids.len() == self.found.exists);
+        if !std::mem::take(&mut self.stale) && agrees {
+            self.found.uids = uids;
+            return self.done();
+        }
+        self.rounds += 1;
+        if self.rounds > ROUNDS {
+            return Next::Failed(Failure::Unavailable(
+                "the mailbox changes faster than it can be read".to_owned(),
+            ));
+        }
+        // Whoever removed a message changed the count without an EXISTS: SELECT says it anew.
+        self.arrived = None;
+        match self.open(tags) {
+            Some(bytes) => Next::Send(bytes),
+            None => self.done(),
+        }
+    }
+
     fn done(&mut self) -> Next {
         self.stage = Stage::Over;
-        let found = self.plan.mailbox.is_some().then(|| {
-            let mut found = std::mem::take(&mut self.found);
-            let uids = std::mem::take(&mut self.search);
-            // A message that came after the search is announced by its own EXISTS later.
-            found.exists = found.exists.min(uids.len());
-            found.uids = Some(uids);
-            found
-        });
-        Next::Done(Outcome { capabilities: self.capabilities.take(), found })
+        let found = self.plan.mailbox.is_some().then(|| std::mem::take(&mut self.found));
+        Next::Done(Outcome { capabilities: self.capabilities.take(), found, arrived: self.arrived.take() })
     }
 
     /// Bytes of an unfinished line.
@@ -408,10 +459,13 @@ impl Dialogue {
 
 /// Sorts a refused login (semantics §1.b.2): only what is about the credentials may ever reach a client.
 fn login_failure(status: Status, text: &[u8]) -> Failure {
-    let temporary = [&b"UNAVAILABLE"[..], b"SERVERBUG", b"INUSE", b"LIMIT", b"CONTACTADMIN", b"PRIVACYREQUIRED"];
+    let temporary =
+        [&b"UNAVAILABLE"[..], b"SERVERBUG", b"INUSE", b"LIMIT", b"CONTACTADMIN", b"PRIVACYREQUIRED"];
     let code = response::code(text).map(|(name, _)| name);
     match code {
-        Some(name) if temporary.iter().any(|t| t.eq_ignore_ascii_case(name)) => Failure::Unavailable(lossy(text)),
+        Some(name) if temporary.iter().any(|t| t.eq_ignore_ascii_case(name)) => {
+            Failure::Unavailable(lossy(text))
+        }
         _ if status == Status::No => Failure::Refused(lossy(text)),
         _ => Failure::Unavailable(lossy(text)),
     }
@@ -425,7 +479,11 @@ fn login_line(c: &Credentials, out: &mut Vec<u8>) -> bool {
         out.push(b' ');
         command::quote(&c.password, out)
     };
-    if fits { out.extend_from_slice(b"\r\n") } else { out.truncate(start) }
+    if fits {
+        out.extend_from_slice(b"\r\n")
+    } else {
+        out.truncate(start)
+    }
     fits
 }
 

@@ -57,6 +57,8 @@ pub enum Unmovable {
     Diverged,
     /// `$` holds a result.
     SavedSearch,
+    /// The mailbox's name holds line ends or NUL.
+    Name,
 }
 
 impl Unmovable {
@@ -67,6 +69,7 @@ impl Unmovable {
             Self::NoUidvalidity => "no_uidvalidity",
             Self::Diverged => "diverged",
             Self::SavedSearch => "saved_search",
+            Self::Name => "name",
         }
     }
 }
@@ -130,6 +133,7 @@ impl Selected {
     /// Whether this mailbox can be left and found again.
     pub fn movable(&self) -> Result<(), Unmovable> {
         match () {
+            () if self.name.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) => Err(Unmovable::Name),
             () if self.diverged => Err(Unmovable::Diverged),
             () if self.saved_search => Err(Unmovable::SavedSearch),
             () if self.uidvalidity.is_none() => Err(Unmovable::NoUidvalidity),

@@ -54,7 +54,11 @@ impl Outgoing {
     }
 
     /// Writes what is pending and flushes.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+    pub fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))?;
             if n == 0 {

@@ -64,28 +64,26 @@ impl Leg {
     }
 }
 
-impl AsyncBufRead for Plain {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        while this.at == this.buffer.len() {
-            ready!(this.tcp.poll_read_ready(cx))?;
-            this.buffer = Vec::with_capacity(READ);
-            this.at = 0;
-            match this.tcp.try_read_buf(&mut this.buffer) {
+impl Plain {
+    fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        while self.at == self.buffer.len() {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            self.buffer = Vec::with_capacity(READ);
+            self.at = 0;
+            match self.tcp.try_read_buf(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.buffer = Vec::new(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.buffer = Vec::new(),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(&this.buffer[this.at..]))
+        Poll::Ready(Ok(&self.buffer[self.at..]))
     }
 
-    fn consume(self: Pin<&mut Self>, n: usize) {
-        let this = self.get_mut();
-        this.at += n;
-        if this.at >= this.buffer.len() {
-            (this.buffer, this.at) = (Vec::new(), 0);
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+        if self.at >= self.buffer.len() {
+            (self.buffer, self.at) = (Vec::new(), 0);
         }
     }
 }
@@ -93,7 +91,7 @@ impl AsyncBufRead for Plain {
 impl AsyncBufRead for Leg {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_fill_buf(cx),
+            Self::Plain(plain) => plain.poll_fill_buf(cx),
             // Many mail clients close without close_notify.
             Self::Tls(tls) => match ready!(Pin::new(&mut **tls).poll_fill_buf(cx)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(&[])),
@@ -104,14 +102,18 @@ impl AsyncBufRead for Leg {
 
     fn consume(self: Pin<&mut Self>, n: usize) {
         match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).consume(n),
+            Self::Plain(plain) => plain.consume(n),
             Self::Tls(tls) => Pin::new(&mut **tls).consume(n),
         }
     }
 }
 
 impl AsyncRead for Leg {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let bytes = ready!(self.as_mut().poll_fill_buf(cx))?;
         let n = bytes.len().min(out.remaining());
         out.put_slice(&bytes[..n]);

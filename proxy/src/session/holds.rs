@@ -43,7 +43,10 @@ impl Default for Holds {
 impl Record {
     fn new() -> Self {
         // One microsecond to an hour at three digits: always valid, so the fallback is never built.
-        let histogram = || Histogram::new_with_bounds(1, 3_600_000_000, 3).unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!("3 digits are legal")));
+        let histogram = || {
+            Histogram::new_with_bounds(1, 3_600_000_000, 3)
+                .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!("3 digits are legal")))
+        };
         Self { hold: histogram(), own: histogram(), external: Vec::new() }
     }
 }
@@ -102,5 +105,10 @@ fn micros(d: Duration) -> u64 {
 }
 
 fn summarise(h: &Histogram<u64>) -> Summary {
-    Summary { count: h.len(), p50_us: h.value_at_quantile(0.5), p99_us: h.value_at_quantile(0.99), max_us: h.max() }
+    Summary {
+        count: h.len(),
+        p50_us: h.value_at_quantile(0.5),
+        p99_us: h.value_at_quantile(0.99),
+        max_us: h.max(),
+    }
 }

@@ -12,7 +12,11 @@ use arc_swap::ArcSwap;
 use bascule_protocols::imap::capability::Pinned;
 
 use crate::{
-    config::Config, gate::Gate, net::{spool::Spool, tls::Connectors}, session::holds::Holds, telemetry::Metrics,
+    config::Config,
+    gate::Gate,
+    net::{spool::Spool, tls::Connectors},
+    session::holds::Holds,
+    telemetry::Metrics,
     topology::Current,
 };
 

@@ -128,7 +128,11 @@ impl Handle {
     /// How far order `number` is.
     pub fn progress(&self, number: u64) -> Progress {
         let word = self.progress.load(Ordering::Acquire);
-        if word >> 8 == number { PROGRESS[(word & 0xff) as usize % PROGRESS.len()] } else { Progress::Working }
+        if word >> 8 == number {
+            PROGRESS[(word & 0xff) as usize % PROGRESS.len()]
+        } else {
+            Progress::Working
+        }
     }
 
     /// Wakes the session so that it looks at the gate again.

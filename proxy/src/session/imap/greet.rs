@@ -114,7 +114,9 @@ async fn converse(
                 close(client, &bytes).await;
                 return End::Gone;
             }
-            Verdict::Login(tag, credentials) => match ask(door, client, entry, machine, &tag, &credentials).await {
+            Verdict::Login(tag, credentials) => match ask(door, client, entry, machine, &tag, &credentials)
+                .await
+            {
                 Some(login::Answer::Accepted(backend)) => {
                     let capabilities = pinned.bytes(Stage::Authenticated);
                     let ok = [tag.as_bytes(), b" OK [CAPABILITY ", capabilities, b"] Logged in\r\n"].concat();

@@ -115,7 +115,8 @@ async fn ask(
     let topology = world.topology.load();
     let (pool, epoch) = (topology.active, topology.epoch);
     let open = async {
-        let mut leg = super::open::open(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
+        let mut leg =
+            super::open::open(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
         let service = &topology.active().imap;
         let plan = Plan {
             id: id_arguments(service, handle, local, client_id),
@@ -205,7 +206,9 @@ pub(super) fn id_arguments(
     let mut out = out.into_bytes();
     let list = client_id.and_then(|id| id.strip_prefix(b"(")).and_then(|id| id.strip_suffix(b")"));
     // A literal in the list would need a dialogue of its own; it is only for logs.
-    if let Some(list) = list.filter(|list| !list.is_empty() && !list.contains(&b'{') && !list.contains(&b'\n')) {
+    if let Some(list) =
+        list.filter(|list| !list.is_empty() && !list.contains(&b'{') && !list.contains(&b'\n'))
+    {
         out.push(b' ');
         out.extend_from_slice(list);
     }

@@ -37,7 +37,8 @@ use crate::{
 /// Searches for one view before the session counts as unmovable.
 const PROBES: u8 = 3;
 /// Pauses before an attach is tried again at a server that cannot now (semantics §1.g, rule 7).
-const RETRIES: [Duration; 3] = [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
+const RETRIES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
 
 /// A connection to the pool that a cutover goes to.
 #[derive(Debug)]
@@ -173,7 +174,9 @@ impl Session {
     }
 
     fn accept(&mut self) {
-        if self.orders.refused.take().is_some() || self.orders.reported.is_none_or(|r| r.1 == Progress::Refused) {
+        if self.orders.refused.take().is_some()
+            || self.orders.reported.is_none_or(|r| r.1 == Progress::Refused)
+        {
             self.entry.handle.describe(|info| info.unmovable = None);
         }
         self.report(Progress::Done);
@@ -233,7 +236,8 @@ impl Session {
             let world = self.door.world.clone();
             self.orders.dialled = true;
             self.orders.dialling = true;
-            return self.start(Box::pin(async move { ErrandResult::Dialled(pool, open(&world, pool).await.ok()) }));
+            return self
+                .start(Box::pin(async move { ErrandResult::Dialled(pool, open(&world, pool).await.ok()) }));
         }
         self.accept();
     }
@@ -396,7 +400,9 @@ impl Session {
         if let Some(backend) = self.backend.take() {
             self.drop_backend()?;
             // Its end need not be waited for where two stores are two.
-            tokio::spawn(async move { if clean { leave(backend.leg, idling).await } else { cut(backend.leg).await } });
+            tokio::spawn(async move {
+                if clean { leave(backend.leg, idling).await } else { cut(backend.leg).await }
+            });
         }
         Ok(())
     }
@@ -417,7 +423,8 @@ impl Session {
             }
         };
         let mut news = Vec::new();
-        if let (Some(selected), Some(found)) = (&mut self.relay.state.selected, outcome.found) {
+        if let Some(selected) = &mut self.relay.state.selected {
+            let Some(found) = outcome.found else { return Err(End::Farewell("different")) };
             match reconcile::compare(&selected.known(), &found) {
                 Ok(change) => reconcile::emit(&change, &mut news),
                 Err(differs) => {
@@ -427,6 +434,10 @@ impl Session {
                 }
             }
             selected.now(found);
+            if let Some(exists) = outcome.arrived {
+                selected.on_exists(exists);
+                news.extend_from_slice(format!("* {exists} EXISTS\r\n").as_bytes());
+            }
         }
         self.install(leg, pool, epoch, outcome.capabilities.unwrap_or_default());
         if !news.is_empty() {

@@ -12,7 +12,10 @@ use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::{
     net::{outgoing::Outgoing, stream::Leg},
-    session::{World, registry::{Handle, Order, Progress}},
+    session::{
+        World,
+        registry::{Handle, Order, Progress},
+    },
     topology::Epoch,
 };
 

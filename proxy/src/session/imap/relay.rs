@@ -5,7 +5,6 @@
 //! the session's state now allows.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -27,7 +26,7 @@ use super::{
     Door, converse, greet,
     hold::{Body, Held, Queue},
     login::LoggedIn,
-    orders::{Errand, ErrandResult, Orders, Spare},
+    orders::{ErrandFuture, ErrandResult, Orders, Spare},
     pipe::Pipe,
     upload::{Path, Piece, Sending, Upload, Whole, marker, must_wait},
 };
@@ -76,7 +75,7 @@ pub(super) struct Session {
     pub(super) credentials: Credentials,
     pub(super) queue: Queue,
     pub(super) orders: Orders,
-    pub(super) errand: Option<Pin<Box<dyn Future<Output = ErrandResult> + Send>>>,
+    pub(super) errand: Option<ErrandFuture>,
     parked: Option<Own>,
     sending: Option<Sending>,
     upload: Option<Upload>,
@@ -121,6 +120,9 @@ impl Session {
     ) -> Self {
         let mut relay = Relay::new(TagMaker::new(fastrand::u64(..)), door.world.config.limits.line);
         relay.state.client_id = client_id;
+        if let Some(pinned) = &**door.world.pinned.load() {
+            relay.show(pinned.bytes(Stage::Authenticated));
+        }
         let now = Instant::now();
         Self {
             door,
@@ -244,8 +246,7 @@ impl Session {
 
     /// Whether this session's commands reach a backend now.
     pub(super) fn flows(&self) -> bool {
-        self.errand_allows()
-            && self.backend.as_ref().is_some_and(|b| self.world().gate.admits(b.epoch))
+        self.errand_allows() && self.backend.as_ref().is_some_and(|b| self.world().gate.admits(b.epoch))
     }
 
     fn errand_allows(&self) -> bool {
@@ -283,7 +284,11 @@ impl Session {
     fn admit(&mut self, write: bool) -> bool {
         let Some(backend) = self.backend.as_ref().filter(|_| self.errand_allows()) else { return false };
         let mut standing = self.now_standing();
-        if write { standing.writes += 1 } else { standing.reads += 1 }
+        if write {
+            standing.writes += 1
+        } else {
+            standing.reads += 1
+        }
         if self.entry.handle.word.announce(standing, &self.world().gate, backend.epoch) {
             self.standing = standing;
             return true;
@@ -445,7 +450,8 @@ impl Session {
     }
 
     fn describe_mailbox(&self) {
-        let mailbox = self.relay.state.selected.as_ref().map(|s| String::from_utf8_lossy(&s.name).into_owned());
+        let mailbox =
+            self.relay.state.selected.as_ref().map(|s| String::from_utf8_lossy(&s.name).into_owned());
         let idle = self.relay.idling();
         self.entry.handle.describe(|info| {
             info.mailbox = mailbox;
@@ -475,7 +481,11 @@ impl Session {
                 Verdict::Command(sent, bytes) => {
                     // As in `admit`, while the bytes are still borrowed.
                     let mut announced = standing;
-                    if sent.is_write() { announced.writes += 1 } else { announced.reads += 1 }
+                    if sent.is_write() {
+                        announced.writes += 1
+                    } else {
+                        announced.reads += 1
+                    }
                     let world = &self.door.world;
                     match self.backend.as_mut().filter(|_| free) {
                         Some(b) if self.entry.handle.word.announce(announced, &world.gate, b.epoch) => {
@@ -492,7 +502,8 @@ impl Session {
                     }
                 }
                 Verdict::Literal { begins, line, literal } => Todo::Literal(begins, line.to_vec(), literal),
-                Verdict::Data(bytes) => match receive(&mut self.upload, &mut self.backend, &self.door, bytes) {
+                Verdict::Data(bytes) => match receive(&mut self.upload, &mut self.backend, &self.door, bytes)
+                {
                     Ok(()) => Todo::Nothing,
                     Err(why) => Todo::Fail(why),
                 },
@@ -541,7 +552,11 @@ impl Session {
     fn parked(&mut self) -> Result<(), End> {
         let Some(own) = &self.parked else { return Ok(()) };
         let in_idle = matches!(own, Own::Done | Own::NotDone);
-        if !in_idle && !(self.queue.is_empty() && self.sending.is_none() && self.relay.answered() && self.upload.is_none())
+        if !in_idle
+            && !(self.queue.is_empty()
+                && self.sending.is_none()
+                && self.relay.answered()
+                && self.upload.is_none())
         {
             return Ok(());
         }
@@ -570,7 +585,8 @@ impl Session {
             }
             Some(Own::Capability(tag)) => {
                 let pinned = self.door.world.pinned.load_full();
-                let words = pinned.as_ref().as_ref().map_or(&b"IMAP4rev1"[..], |p| p.bytes(Stage::Authenticated));
+                let words =
+                    pinned.as_ref().as_ref().map_or(&b"IMAP4rev1"[..], |p| p.bytes(Stage::Authenticated));
                 let ok = answer(&tag, "OK Capability completed.");
                 self.say(&[b"* CAPABILITY ", words, b"\r\n", &ok[..]].concat());
             }
@@ -604,11 +620,19 @@ impl Session {
         self.upload.as_ref().is_some_and(|u| matches!(u.path, Path::Streaming { .. }))
     }
 
-    fn on_literal(&mut self, begins: Option<(Tag, Verb)>, line: Vec<u8>, literal: Literal) -> Result<(), End> {
+    fn on_literal(
+        &mut self,
+        begins: Option<(Tag, Verb)>,
+        line: Vec<u8>,
+        literal: Literal,
+    ) -> Result<(), End> {
         if let Some((tag, verb)) = &begins {
             let streams = verb.uploads()
                 && self.free_way()
-                && self.backend.as_ref().is_some_and(|b| literal.sync || !must_wait(&b.capabilities, literal.size));
+                && self
+                    .backend
+                    .as_ref()
+                    .is_some_and(|b| literal.sync || !must_wait(&b.capabilities, literal.size));
             let path = if streams {
                 Path::Streaming { generation: self.generation, answered: false }
             } else {
@@ -645,14 +669,23 @@ impl Session {
         if pushed.is_err() { self.on_backend_end() } else { Ok(()) }
     }
 
-    fn keep_literal(&mut self, begins: Option<(Tag, Verb)>, line: Vec<u8>, literal: Literal) -> Result<(), End> {
+    fn keep_literal(
+        &mut self,
+        begins: Option<(Tag, Verb)>,
+        line: Vec<u8>,
+        literal: Literal,
+    ) -> Result<(), End> {
         let flows = self.flows();
         let limits = &self.door.world.config.limits;
         let Some(upload) = &mut self.upload else { return Err(End::Farewell("protocol")) };
         let Some(kept) = &mut upload.kept else { return Err(End::Farewell("upload")) };
         let limit = if upload.verb.uploads() { limits.upload } else { limits.command as u64 };
         if kept.announced().saturating_add(literal.size) > limit {
-            self.door.world.metrics.limits_hit.count(if upload.verb.uploads() { "upload" } else { "command" });
+            self.door.world.metrics.limits_hit.count(if upload.verb.uploads() {
+                "upload"
+            } else {
+                "command"
+            });
             let tag = upload.tag.clone();
             // While the gate is shut a large upload waits for a backend that can take it (scenario 45).
             if !flows && begins.is_some() && upload.verb.uploads() && literal.size <= (1 << 40) {
@@ -706,14 +739,17 @@ impl Session {
             Path::Kept => {
                 let Some(mut whole) = upload.kept else { return Err(End::Farewell("upload")) };
                 whole.finish(&line);
-                let sent = if upload.verb.uploads() {
-                    Some(Sent { tag: upload.tag.clone(), what: What::Upload })
-                } else {
-                    whole.flat().ok().and_then(|flat| self.relay.sent(&flat))
+                let sent = match whole.flat() {
+                    _ if upload.verb.uploads() => Ok(Sent { tag: upload.tag, what: What::Upload }),
+                    Ok(flat) => self.relay.sent(&flat),
+                    Err(_) => return Err(End::Farewell("limit")),
                 };
-                let Some(sent) = sent else {
-                    self.say(&answer(&upload.tag, "BAD Invalid command."));
-                    return Ok(());
+                let sent = match sent {
+                    Ok(sent) => sent,
+                    Err(own) => {
+                        self.parked = Some(own);
+                        return self.parked();
+                    }
                 };
                 self.hold(sent, Body::Whole(whole));
                 if self.flows() {
@@ -905,7 +941,8 @@ impl Session {
         let ceiling = held.map(|since| since + limits.command_ceiling);
         let keepalive = held.map(|since| since.max(self.last_output) + limits.keepalive);
         let idle = self.relay.idling().then(|| self.last_output + limits.idle_keepalive);
-        let logout = (!self.relay.idling()).then(|| self.last_input.max(self.last_output) + limits.autologout);
+        let logout =
+            (!self.relay.idling()).then(|| self.last_input.max(self.last_output) + limits.autologout);
         [ceiling, keepalive, idle, logout].into_iter().flatten().min()
     }
 
@@ -918,11 +955,15 @@ impl Session {
                 self.world().metrics.limits_hit.count("command_ceiling");
                 return self.refuse_held();
             }
-            if late(since.max(self.last_output), limits.keepalive) && !self.relay.mid_response() && self.upload.is_none() {
+            if late(since.max(self.last_output), limits.keepalive)
+                && !self.relay.mid_response()
+                && self.upload.is_none()
+            {
                 self.say(b"* OK Still working\r\n");
             }
         }
-        if self.relay.idling() && late(self.last_output, limits.idle_keepalive) && !self.relay.mid_response() {
+        if self.relay.idling() && late(self.last_output, limits.idle_keepalive) && !self.relay.mid_response()
+        {
             self.say(b"* OK Still here\r\n");
         }
         if !self.relay.idling() && late(self.last_input.max(self.last_output), limits.autologout) {
@@ -983,7 +1024,9 @@ impl Session {
     async fn farewell(&mut self, held: bool) {
         let (writes, reads) = self.relay.in_flight();
         let standing = match () {
-            () if self.relay.mid_response() || self.relay.mid_command() || reads > 0 => farewell::Standing::Reading,
+            () if self.relay.mid_response() || self.relay.mid_command() || reads > 0 => {
+                farewell::Standing::Reading
+            }
             () if writes > 0 => farewell::Standing::Ambiguous,
             // Nothing of what is held was executed: a client that finds the connection gone asks again.
             () if held => farewell::Standing::Reading,
