@@ -150,7 +150,7 @@ fn is_tag_char(b: u8) -> bool {
 
 /// The first argument as a string, and what follows it: an atom, a quoted string, or — `literals` holding what
 /// was collected — a literal.
-pub fn astring<'a>(arguments: &'a [u8]) -> Option<(Vec<u8>, &'a [u8])> {
+pub fn astring(arguments: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     if let Some(rest) = arguments.strip_prefix(b"\"") {
         return quoted(rest);
     }
@@ -159,7 +159,8 @@ pub fn astring<'a>(arguments: &'a [u8]) -> Option<(Vec<u8>, &'a [u8])> {
         let size = super::fragment::literal(super::fragment::text(&arguments[..=end]))?.size;
         let body = arguments.get(end + 1..)?;
         let size = usize::try_from(size).ok().filter(|n| *n <= body.len())?;
-        return Some((body[..size].to_vec(), body[size..].strip_prefix(b" ").unwrap_or(&body[size..])));
+        let rest = &body[size..];
+        return Some((body[..size].to_vec(), rest.strip_prefix(b" ").unwrap_or(rest)));
     }
     let (atom, rest) = word(arguments);
     (!atom.is_empty()).then(|| (atom.to_vec(), rest))

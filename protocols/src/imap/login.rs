@@ -179,6 +179,7 @@ impl PreAuth {
         matches!(self.stage, Stage::Plain { .. })
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other verb needs a login")]
     fn command(&mut self, line: &[u8], pinned: &Pinned) -> Verdict {
         let head = match command::head(line) {
             Ok(head) => head,

@@ -184,18 +184,20 @@ pub fn fetch_uid(items: &[u8]) -> Option<u32> {
             b'(' | b'[' => depth += 1,
             b')' | b']' => depth = depth.checked_sub(1)?,
             b'"' | b'{' => return None,
-            b'U' | b'u' if depth == 0 && (at == 0 || inner[at - 1] == b' ') => {
-                if inner[at..].len() > 4 && inner[at..at + 4].eq_ignore_ascii_case(b"UID ") {
-                    let digits = &inner[at + 4..];
-                    let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
-                    return number(&digits[..end]);
-                }
+            b'U' | b'u' if depth == 0 && (at == 0 || inner[at - 1] == b' ') && is_uid(&inner[at..]) => {
+                let digits = &inner[at + 4..];
+                let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
+                return number(&digits[..end]);
             }
             _ => {}
         }
         at += 1;
     }
     None
+}
+
+fn is_uid(item: &[u8]) -> bool {
+    item.get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"UID "))
 }
 
 /// `(TAG "x") UID COUNT n ALL set` of an ESEARCH response.
@@ -219,7 +221,8 @@ pub fn esearch(data: &[u8]) -> Esearch<'_> {
         if name.eq_ignore_ascii_case(b"TAG") {
             out.tag = Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value));
         }
-        rest = inner[end + 1..].strip_prefix(b" ").unwrap_or(&inner[end + 1..]);
+        let after = &inner[end + 1..];
+        rest = after.strip_prefix(b" ").unwrap_or(after);
     }
     while !rest.is_empty() {
         let (name, more) = word(rest);
