@@ -4,14 +4,19 @@
 //! every phase; whatever takes time towards a backend (leave, verify, attach) runs as the session's errand
 //! beside it.
 
+mod backend;
+mod client;
 mod converse;
+mod end;
 mod greet;
 mod hold;
+mod literals;
 mod login;
 pub mod open;
 mod orders;
 mod pipe;
 mod relay;
+mod release;
 mod upload;
 
 use std::{net::SocketAddr, sync::Arc};

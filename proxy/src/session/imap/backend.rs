@@ -1,0 +1,148 @@
+//! What the backend sends, and what becomes of a session that loses it.
+//!
+//! Rule: while the gate is shut the end of the old backend is expected; at any other time it is a loss, and a
+//! session goes on only if nothing is unanswered that only the lost one knew.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bascule_protocols::imap::{capability::Capabilities, relay::Event};
+use tokio::io::AsyncBufRead;
+
+use super::{
+    relay::{Backend, End, Session},
+    upload::Path,
+};
+use crate::{
+    net::{outgoing::Outgoing, stream::Leg},
+    topology::{Epoch, PoolId},
+};
+
+impl Session {
+    pub(super) fn on_backend(&mut self) -> Result<(), End> {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.to_client.is_empty() {
+            let Some(backend) = &mut self.backend else { return Ok(()) };
+            let input = match Pin::new(&mut backend.leg).poll_fill_buf(&mut cx) {
+                Poll::Ready(Ok(input)) if !input.is_empty() => input,
+                Poll::Ready(_) => return self.on_backend_end(),
+                Poll::Pending => break,
+            };
+            let step = self.relay.server(input);
+            let run = [&step.owned[..], &input[..step.forward]];
+            for bytes in run.into_iter().filter(|b| !b.is_empty()) {
+                self.last_output = Instant::now();
+                if self.to_client.push(&mut self.client, bytes).is_err() {
+                    return Err(End::Client);
+                }
+            }
+            Pin::new(&mut backend.leg).consume(step.forward + step.swallow);
+            if let Some(event) = step.event {
+                self.on_event(event)?;
+            }
+        }
+        if self.orders.describes(&self.relay) {
+            self.describe_mailbox();
+        }
+        self.sync_word();
+        Ok(())
+    }
+
+    pub(super) fn on_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Go => {
+                if let Some(sending) = &mut self.sending {
+                    sending.go();
+                } else {
+                    self.relay.accept();
+                    self.say(b"+ OK\r\n");
+                }
+                Ok(())
+            }
+            Event::Answered(tag) => {
+                if self.sending.as_ref().is_some_and(|s| s.sent.tag == tag) {
+                    self.sending = None;
+                    self.world().metrics.held_commands.dec();
+                }
+                if let Some(upload) = self.upload.as_mut().filter(|u| u.tag == tag) {
+                    if self.relay.undecided() {
+                        self.relay.cancel_literal();
+                        self.upload = None;
+                    } else if let Path::Streaming { answered, .. } = &mut upload.path {
+                        *answered = true;
+                    }
+                }
+                Ok(())
+            }
+            Event::Send(bytes) => {
+                self.tell_backend(&bytes);
+                Ok(())
+            }
+            Event::IdleEnded(answer) => {
+                if let Some(bytes) = answer {
+                    self.say(&bytes);
+                }
+                Ok(())
+            }
+            Event::Probed => Ok(()),
+            // The end of file follows; until then nothing more is asked of it.
+            Event::Bye => self.on_backend_end(),
+            Event::Lost(why) => self.on_lost(why),
+        }
+    }
+
+    /// The stream cannot be followed (design §4.7).
+    pub(super) fn on_lost(&mut self, why: &'static str) -> Result<(), End> {
+        tracing::warn!(session = self.entry.handle.id.0, why, "lost step with the backend");
+        let rebuilds = self.relay.state.selected.is_none() && self.relay.in_flight() == (0, 0);
+        if rebuilds && !self.relay.mid_response() && self.upload.is_none() {
+            // Nothing that only this backend knew: drop it, log in again (scenario 86).
+            return self.drop_backend();
+        }
+        let whole_state = self.upload.is_none() && self.sending.is_none() && self.queue.is_empty();
+        if self.relay.own_outstanding() || !whole_state || !self.flows() {
+            return Err(End::Farewell("desync"));
+        }
+        self.world().metrics.pipes_begun.count("desync");
+        Err(End::Pipe)
+    }
+
+    /// End of file, an error, or BYE from the backend.
+    pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
+        let (writes, reads) = self.relay.in_flight();
+        let expected = !self.backend.as_ref().is_some_and(|b| self.world().gate.admits(b.epoch));
+        if self.relay.mid_response() || reads > 0 {
+            // Its answer will not come, and cannot be begun again in the middle.
+            self.backend = None;
+            return Err(End::Farewell("read_in_flight"));
+        }
+        let returns = expected || self.relay.state.selected.as_ref().is_none_or(|s| s.movable().is_ok());
+        if !returns || (writes > 0 && !expected) {
+            self.backend = None;
+            return Err(End::Farewell("backend_lost"));
+        }
+        self.drop_backend()
+    }
+
+    /// Gives the backend up; the session waits for another.
+    pub(super) fn drop_backend(&mut self) -> Result<(), End> {
+        let told = self.relay.lose_backend();
+        self.say(&told);
+        let uploads = self.detach_uploads();
+        self.backend = None;
+        self.queue.mark_held(Instant::now());
+        self.sync_word();
+        uploads
+    }
+
+    /// A new backend serves from now on.
+    pub(super) fn install(&mut self, leg: Leg, pool: PoolId, epoch: Epoch, capabilities: Capabilities) {
+        self.generation += 1;
+        let generation = self.generation;
+        self.backend = Some(Backend { leg, out: Outgoing::default(), pool, epoch, capabilities, generation });
+        self.sync_word();
+    }
+}
