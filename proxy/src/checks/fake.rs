@@ -250,21 +250,23 @@ impl Connection {
             store.boxes.entry(key).or_default().push(message);
             uid
         };
-        match habit {
-            Habit::Drops => None,
-            Habit::NoUidplus => self.say(&format!("{tag} OK done")).await,
-            _ => self.say(&format!("{tag} OK [APPENDUID 1 {uid}] done")).await,
+        if habit == Habit::Drops {
+            return None;
         }
+        let code = if habit == Habit::NoUidplus { String::new() } else { format!("[APPENDUID 1 {uid}] ") };
+        self.say(&format!("{tag} OK {code}done")).await
     }
 
     async fn store(&mut self, tag: &str, arguments: &str, habit: Habit) -> Go {
-        match habit {
-            Habit::Pretends => return self.say(&format!("{tag} OK ignored")).await,
-            Habit::Full => return self.say(&format!("{tag} NO [OVERQUOTA] full")).await,
-            Habit::RefusesWrites | Habit::RefusesAll | Habit::ReadOnly => {
-                return self.say(&format!("{tag} NO [READ-ONLY] fenced")).await;
-            }
-            _ => {}
+        let verdict = [
+            (Habit::Pretends, "OK ignored"),
+            (Habit::Full, "NO [OVERQUOTA] full"),
+            (Habit::RefusesWrites, "NO fenced"),
+            (Habit::RefusesAll, "NO fenced"),
+            (Habit::ReadOnly, "NO [READ-ONLY] fenced"),
+        ];
+        if let Some((_, verdict)) = verdict.iter().find(|(of, _)| *of == habit) {
+            return self.say(&format!("{tag} {verdict}")).await;
         }
         let (_, rest) = word(arguments.as_bytes());
         let (uids, flags) = word(rest);

@@ -160,10 +160,9 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Mailbox<S> {
             Access::Look => "EXAMINE",
         };
         let done = self.run(Command::new(verb).string(name.as_bytes())).await?;
-        let exists = done.responses().filter_map(|response| match response {
-            Response::Exists(count) => Some(count),
-            _ => None,
-        });
+        let exists = done
+            .responses()
+            .filter_map(|response| if let Response::Exists(count) = response { Some(count) } else { None });
         Ok(Selected { exists: exists.last().unwrap_or_default(), read_only: code(&done.text) == "READ-ONLY" })
     }
 
