@@ -80,7 +80,9 @@ impl Canaries {
         Ok(Self { pool, watch, canary })
     }
 
-    /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew.
+    /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of
+    /// no use to ask on: what the canary writes keeps its session busy (Dovecot 2.3 ends an idle one ten
+    /// seconds after `dovecot stop`, one that is asked every second after thirty).
     pub async fn prove_fenced(&mut self, world: &World) -> Answer {
         let reach = Reach { world, pool: self.pool };
         let share = world.config.cutover.fence;
@@ -185,5 +187,151 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Canary<S> {
             Session::Lost(why) => Answer::Unknown(why.clone()).named(BEFORE),
             Session::Open(_) => Answer::Unknown("still open".to_owned()).named(BEFORE),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::checks::fake::{Fake, Habit, account};
+
+    async fn canary(fake: &Fake) -> Canary<<Fake as Dial>::Stream> {
+        release(fake, &account("probe1")).await.unwrap()
+    }
+
+    /// An address that refuses dials: its listener is gone.
+    async fn nobody() -> String {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+    }
+
+    fn watch(kind: FenceKind, server: &str) -> Watch {
+        Watch { account: account("probe1"), kind, server: server.to_owned() }
+    }
+
+    async fn refuse(habit: Habit) -> Answer {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.becomes(habit);
+        prove(&mut canary, &watch(FenceKind::Refuse, "unused"), &fake).await
+    }
+
+    #[tokio::test]
+    async fn a_canary_needs_a_pool_that_writes() {
+        for (habit, why) in [
+            (Habit::RefusesWrites, "APPEND: NO"),
+            (Habit::RefusesLogins, "login of probe1: NO"),
+            (Habit::Pretends, "APPEND: NO"),
+            (Habit::Full, "OVERQUOTA"),
+            (Habit::ReadOnly, "read-only"),
+        ] {
+            let refused = release(&Fake::new(habit), &account("probe1")).await.unwrap_err();
+            assert!(refused.contains(why), "{habit:?}: {refused}");
+        }
+        for habit in [Habit::Serves, Habit::NoUidplus, Habit::Prefixed] {
+            release(&Fake::new(habit), &account("probe1")).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_that_are_refused_on_both_prove_a_refusing_fence() {
+        for habit in [Habit::RefusesWrites, Habit::RefusesAll] {
+            assert_eq!(refuse(habit).await, Answer::Pass, "{habit:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_only_refuses_logins_is_caught() {
+        let Answer::Fail(saw) = refuse(Habit::RefusesLogins).await else { panic!() };
+        assert_eq!(saw, "the session opened before the fence: APPEND was answered OK");
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_only_ends_old_sessions_is_caught() {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.becomes(Habit::SaysBye);
+        assert_eq!(canary.refused().await, Answer::Pass);
+        fake.becomes(Habit::Serves);
+        let answer = prove(&mut canary, &watch(FenceKind::Refuse, "unused"), &fake).await;
+        assert_eq!(answer, Answer::Fail("fresh login: APPEND was answered OK".into()));
+    }
+
+    #[tokio::test]
+    async fn refusals_for_other_reasons_and_lost_answers_are_unknown() {
+        for (habit, why) in [
+            (Habit::Full, "OVERQUOTA"),
+            (Habit::Drops, "ended after the command was sent"),
+            (Habit::Pretends, "STORE: OK, but without effect"),
+        ] {
+            let Answer::Unknown(saw) = refuse(habit).await else { panic!("{habit:?}") };
+            assert!(saw.contains(why), "{habit:?}: {saw}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proof_that_was_cut_off_stays_unknown() {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.becomes(Habit::Hangs);
+        let watch = watch(FenceKind::Refuse, "unused");
+        let cut = timeout(3 * GAP, prove(&mut canary, &watch, &fake)).await;
+        assert!(cut.is_err());
+        fake.becomes(Habit::RefusesAll);
+        let answer = prove(&mut canary, &watch, &fake).await;
+        assert!(matches!(answer, Answer::Unknown(_)), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_stopped_service_is_proved_by_its_end_and_refused_dials() {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.stop();
+        let gone = watch(FenceKind::Stop, &nobody().await);
+        assert_eq!(prove(&mut canary, &gone, &fake).await, Answer::Pass);
+        // Asked again, right before the decision.
+        assert_eq!(prove(&mut canary, &gone, &fake).await, Answer::Pass);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_still_accepts_dials_is_not_stopped() {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.stop();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        let answer = prove(&mut canary, &watch(FenceKind::Stop, &server), &fake).await;
+        assert_eq!(answer, Answer::Fail(format!("{server} still accepts connections")));
+        let nowhere = watch(FenceKind::Stop, "no address");
+        assert!(matches!(prove(&mut canary, &nowhere, &fake).await, Answer::Unknown(_)));
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_returned_too_early_is_caught() {
+        for (habit, fails, why) in [
+            (Habit::Serves, true, "APPEND was answered OK"),
+            (Habit::RefusesWrites, false, "the service is not stopped"),
+            (Habit::Drops, false, "ended after the command was sent"),
+            (Habit::SaysBye, false, "BYE"),
+        ] {
+            let fake = Fake::new(Habit::Serves);
+            let mut canary = canary(&fake).await;
+            fake.becomes(habit);
+            let answer = prove(&mut canary, &watch(FenceKind::Stop, &nobody().await), &fake).await;
+            assert_eq!(matches!(answer, Answer::Fail(_)), fails, "{habit:?}: {answer}");
+            assert!(!answer.passed() && answer.to_string().contains(why), "{habit:?}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_after_sending_never_becomes_a_proof() {
+        let fake = Fake::new(Habit::Serves);
+        let mut canary = canary(&fake).await;
+        fake.becomes(Habit::Drops);
+        let gone = watch(FenceKind::Stop, &nobody().await);
+        assert!(!prove(&mut canary, &gone, &fake).await.passed());
+        fake.stop();
+        assert!(matches!(prove(&mut canary, &gone, &fake).await, Answer::Unknown(_)));
     }
 }

@@ -117,3 +117,31 @@ async fn ask<D: Dial>(dial: &D, account: &Account) -> Result<Vec<String>, String
         list => list.map_err(|failure| failure.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::fake::{Fake, Habit, account};
+
+    #[tokio::test]
+    async fn a_probe_asks_after_the_login() {
+        let fake = Fake::new(Habit::Serves);
+        assert_eq!(ask(&fake, &account("probe1")).await.unwrap(), ["IMAP4rev1", "IDLE", "UIDPLUS"]);
+        fake.becomes(Habit::RefusesLogins);
+        assert!(ask(&fake, &account("probe1")).await.unwrap_err().contains("login of probe1"));
+    }
+
+    #[test]
+    fn what_was_learnt_is_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |word: &str| Record([("v4".to_owned(), vec![word.to_owned()])].into());
+        for word in ["IDLE", "MOVE"] {
+            record(word).keep(dir.path()).unwrap();
+            let kept: BTreeMap<String, Vec<String>> =
+                serde_json::from_slice(&fs::read(dir.path().join(FILE)).unwrap()).unwrap();
+            assert_eq!(Record(kept), record(word));
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+        assert!(record("IDLE").keep(&dir.path().join("absent")).is_err());
+    }
+}

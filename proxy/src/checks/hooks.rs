@@ -202,7 +202,7 @@ mod tests {
     }
 
     /// A named pipe that a child of the hook holds open: its end is an event, not a guess.
-    struct Child(tokio::net::unix::pipe::Receiver);
+    struct Child(Receiver);
 
     impl Child {
         /// The pipe, and a script that starts a child which says that it lives and then stays.

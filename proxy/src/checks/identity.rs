@@ -135,3 +135,59 @@ async fn enter_as<D: Dial>(dial: &D, user: &str, master: &Account) -> Result<Mai
     entered.map_err(|failure| NoEntry::Login { user: user.to_owned(), failure })?;
     Ok(mailbox)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::fake::{Fake, Habit, account};
+
+    async fn asked(fake: &Fake, method: Method<'_>, access: Access) -> Answer {
+        apart(fake, [&account("probe1"), &account("probe10")], method, access).await
+    }
+
+    #[tokio::test]
+    async fn each_sees_its_own_and_only_that() {
+        let fake = Fake::new(Habit::Serves);
+        let master = account("bascule");
+        for method in [Method::Own, Method::Master(&master)] {
+            assert_eq!(asked(&fake, method, Access::Write).await, Answer::Pass);
+        }
+        assert_eq!(fake.messages(), 2, "the markers are written once");
+    }
+
+    #[tokio::test]
+    async fn an_ignored_authzid_is_a_breach() {
+        let fake = Fake::new(Habit::Serves);
+        let master = account("bascule");
+        assert_eq!(asked(&fake, Method::Own, Access::Write).await, Answer::Pass);
+        fake.becomes(Habit::IgnoresAuthzid);
+        let answer = asked(&fake, Method::Master(&master), Access::Write).await;
+        assert_eq!(answer, Answer::Fail("probe1 sees the mail of probe10".into()));
+        // On a standby nothing is written, and a mailbox of somebody else has no marker.
+        let Answer::Unknown(_) = asked(&Fake::new(Habit::IgnoresAuthzid), Method::Own, Access::Look).await
+        else {
+            panic!()
+        };
+        let mixed = asked(&Fake::new(Habit::Mixes), Method::Own, Access::Write).await;
+        assert!(matches!(mixed, Answer::Fail(_)));
+    }
+
+    #[tokio::test]
+    async fn a_standby_is_only_looked_at() {
+        let fake = Fake::new(Habit::Serves);
+        let Answer::Unknown(saw) = asked(&fake, Method::Own, Access::Look).await else { panic!() };
+        assert!(saw.contains("NONEXISTENT"), "{saw}");
+        assert_eq!(asked(&fake, Method::Own, Access::Write).await, Answer::Pass);
+        fake.becomes(Habit::RefusesWrites);
+        assert_eq!(asked(&fake, Method::Own, Access::Look).await, Answer::Pass);
+    }
+
+    #[tokio::test]
+    async fn one_user_twice_proves_nothing() {
+        let fake = Fake::new(Habit::Serves);
+        let twice = apart(&fake, [&account("probe1"), &account("Probe1")], Method::Own, Access::Write).await;
+        assert!(matches!(twice, Answer::Unknown(_)));
+        fake.becomes(Habit::RefusesLogins);
+        assert!(matches!(asked(&fake, Method::Own, Access::Write).await, Answer::Unknown(_)));
+    }
+}

@@ -160,10 +160,9 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Mailbox<S> {
             Access::Look => "EXAMINE",
         };
         let done = self.run(Command::new(verb).string(name.as_bytes())).await?;
-        let exists = done.responses().filter_map(|response| match response {
-            Response::Exists(count) => Some(count),
-            _ => None,
-        });
+        let exists = done
+            .responses()
+            .filter_map(|response| if let Response::Exists(count) = response { Some(count) } else { None });
         Ok(Selected { exists: exists.last().unwrap_or_default(), read_only: code(&done.text) == "READ-ONLY" })
     }
 
@@ -238,7 +237,8 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Mailbox<S> {
                 self.stream.write_all(chunk).await?;
                 self.stream.flush().await
             };
-            sent.await.map_err(|_| Failure::Eof { committed })?;
+            // Where it fails the server has closed, and may have said why before that.
+            let _ = sent.await;
             match self.said(&tag, &mut data, committed).await? {
                 Said::More if !committed => {}
                 Said::Done(text) if committed => return Ok(Done { text, data }),
@@ -342,5 +342,99 @@ fn without(password: &Secret, failure: Failure) -> Failure {
         Failure::Bye { text, committed } => Failure::Bye { text: clean(text), committed },
         Failure::Nonsense(text) => Failure::Nonsense(clean(text)),
         Failure::Eof { .. } | Failure::Timeout => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, BufReader, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A mailbox whose server says `lines` whatever it is told, and then closes or stays silent.
+    fn scripted(lines: &'static str, closes: bool) -> Mailbox<BufReader<DuplexStream>> {
+        let (ours, mut theirs) = duplex(1 << 16);
+        tokio::spawn(async move {
+            theirs.write_all(lines.as_bytes()).await.unwrap();
+            if !closes {
+                // Until the client has gone.
+                while theirs.read(&mut [0; 512]).await.is_ok_and(|read| read > 0) {}
+            }
+        });
+        Mailbox::new(BufReader::new(ours), Duration::from_millis(200))
+    }
+
+    async fn append(lines: &'static str, closes: bool) -> Result<Option<u32>, Failure> {
+        scripted(lines, closes).append("box", "message").await
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_answer_has_its_name() {
+        let bye = |committed| Failure::Bye { text: "so long".into(), committed };
+        assert_eq!(append("+ go\r\np1 OK [APPENDUID 7 42] done\r\n", false).await, Ok(Some(42)));
+        assert_eq!(append("+ go\r\n* 1 EXISTS\r\np1 OK done\r\n", false).await, Ok(None));
+        assert_eq!(append("p1 NO [X] no\r\n", false).await, Err(Failure::No("[X] no".into())));
+        assert_eq!(append("+\r\np1 BAD why\r\n", false).await, Err(Failure::Bad("why".into())));
+        assert_eq!(append("* BYE so long\r\n", true).await, Err(bye(false)));
+        assert_eq!(append("+ go\r\n* BYE so long\r\n", true).await, Err(bye(true)));
+        assert_eq!(append("", true).await, Err(Failure::Eof { committed: false }));
+        assert_eq!(append("+ go\r\n* 1 EX", true).await, Err(Failure::Eof { committed: true }));
+        assert_eq!(append("+ go\r\n", false).await, Err(Failure::Timeout));
+        for nonsense in ["p1 OK too early\r\n", "+ go\r\n+ more\r\n", "x OK\r\n", "HTTP/1.1 400\r\n"] {
+            let failure = append(nonsense, false).await;
+            assert!(matches!(failure, Err(Failure::Nonsense(_))), "{nonsense}: {failure:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn text_is_no_literal_and_data_is() {
+        let mut mailbox = scripted("* NO see {25}\r\n* SEARCH 3 5\r\np1 OK {9}\r\n", false);
+        assert_eq!(mailbox.search("Message-ID", "x").await, Ok(vec![3, 5]));
+        let list = "* LIST () \"/\" {14}\r\np1 OK forged\r\n\r\n* SEARCH 8\r\np1 OK done\r\n";
+        assert_eq!(scripted(list, false).search("Message-ID", "x").await, Ok(vec![8]));
+        for endless in
+            ["* 1 FETCH (BODY[] {18446744073709551615}\r\n", "* 1 FETCH (BODY[] {99999999999999999999}\r\n"]
+        {
+            assert_eq!(scripted(endless, false).expunge().await.unwrap_err(), Failure::Timeout);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_given_up() {
+        let (ours, mut theirs) = duplex(1 << 16);
+        tokio::spawn(async move { while theirs.write_all(&[b'x'; 4096]).await.is_ok() {} });
+        let mut mailbox = Mailbox::new(BufReader::new(ours), Duration::from_secs(60));
+        assert!(matches!(mailbox.expunge().await, Err(Failure::Nonsense(_))));
+    }
+
+    #[tokio::test]
+    async fn only_an_end_is_an_end() {
+        assert!(scripted("* BYE stopping\r\n", true).ended(Duration::from_secs(60)).await);
+        assert!(scripted("", true).ended(Duration::from_secs(60)).await);
+        assert!(!scripted("* BYE stopping\r\n", false).ended(Duration::from_millis(50)).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_while_listening_is_not_lost() {
+        let (ours, mut theirs) = duplex(4096);
+        let mut mailbox = Mailbox::new(BufReader::new(ours), Duration::from_secs(60));
+        theirs.write_all(b"* 1 EXI").await.unwrap();
+        assert!(!mailbox.ended(Duration::from_millis(50)).await);
+        theirs.write_all(b"STS\r\n* 1 EXPUNGE\r\np1 OK done\r\n").await.unwrap();
+        assert!(mailbox.expunge().await.unwrap().expunged());
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_repeated_goes_no_further() {
+        let account = Account { user: "u".into(), password: Secret(Arc::new(b"s3cret".to_vec().into())) };
+        for reply in
+            ["p1 NO wrong s3cret\r\n", "p1 BAD LOGIN u s3cret?\r\n", "* BYE s3cret\r\n", "s3cret\r\n"]
+        {
+            let failure = scripted(reply, false).login(&account).await.unwrap_err();
+            assert!(!format!("{failure} {failure:?}").contains("s3cret"), "{reply}");
+        }
+        assert!(!format!("{account:?}").contains("s3cret"));
     }
 }

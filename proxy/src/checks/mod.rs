@@ -7,6 +7,8 @@ pub mod canary;
 pub mod capability;
 mod command;
 pub mod exec;
+#[cfg(test)]
+mod fake;
 pub mod hooks;
 pub mod identity;
 mod mailbox;
@@ -70,7 +72,26 @@ impl fmt::Display for Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::Answer;
+    use super::*;
+    use crate::{session::World, topology::PoolId};
+
+    /// The control plane spawns them.
+    #[test]
+    fn every_proof_may_run_in_a_task_of_its_own() {
+        fn sends<F: Future + Send>(_: impl Fn(&'static World, PoolId) -> F) {}
+        sends(canary::Canaries::open);
+        sends(|world, pool| proof::writes(world, pool, std::time::Duration::ZERO));
+        sends(proof::refuses);
+        sends(identity::prove);
+        sends(capability::learn);
+        sends(|world, _| capability::refresh(world));
+        sends(|world, pool| async move {
+            match canary::Canaries::open(world, pool).await {
+                Ok(mut canaries) => canaries.prove_fenced(world).await,
+                Err(why) => Answer::Unknown(why),
+            }
+        });
+    }
 
     #[test]
     fn a_failure_outweighs_what_is_unknown_and_that_a_pass() {

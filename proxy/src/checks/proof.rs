@@ -81,3 +81,76 @@ async fn refused<D: Dial>(dial: &D, account: &Account) -> Answer {
     sleep(GAP).await;
     trial::afresh(dial, account, None).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::fake::{Fake, Habit, account};
+
+    const SOON: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn writes_that_take_effect_pass_and_leave_nothing() {
+        for habit in [Habit::Serves, Habit::NoUidplus, Habit::Prefixed] {
+            let fake = Fake::new(habit);
+            assert_eq!(writable(&fake, &account("probe2"), SOON).await, Answer::Pass, "{habit:?}");
+            assert_eq!(fake.messages(), 0, "{habit:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_fails_and_the_rest_is_unknown() {
+        for habit in [Habit::RefusesWrites, Habit::RefusesLogins, Habit::ReadOnly] {
+            let answer = writable(&Fake::new(habit), &account("probe2"), SOON).await;
+            assert!(matches!(answer, Answer::Fail(_)), "{habit:?}: {answer}");
+        }
+        for habit in [Habit::Hangs, Habit::Drops, Habit::SaysBye] {
+            let answer = writable(&Fake::new(habit), &account("probe2"), SOON).await;
+            assert_eq!(matches!(answer, Answer::Fail(_)), habit == Habit::SaysBye, "{habit:?}: {answer}");
+            assert!(!answer.passed(), "{habit:?}");
+        }
+    }
+
+    /// Refuses so many dials, as a service that is just starting does.
+    struct Starting(Fake, std::sync::atomic::AtomicU32);
+
+    impl Dial for Starting {
+        type Stream = <Fake as Dial>::Stream;
+
+        async fn dial(&self) -> Result<Self::Stream, crate::session::imap::open::OpenError> {
+            let left = &self.1;
+            if left.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+                return self.0.dial().await;
+            }
+            left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            let stopped = Fake::new(Habit::Serves);
+            stopped.stop();
+            stopped.dial().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_just_starting_is_waited_for() {
+        let starting = Starting(Fake::new(Habit::Serves), 3.into());
+        assert_eq!(writable(&starting, &account("probe2"), Duration::from_secs(60)).await, Answer::Pass);
+        let never = Starting(Fake::new(Habit::Serves), u32::MAX.into());
+        let Answer::Unknown(saw) = writable(&never, &account("probe2"), SOON).await else { panic!() };
+        assert!(saw.contains("refused"), "{saw}");
+    }
+
+    #[tokio::test]
+    async fn refusals_without_a_canary() {
+        for (habit, passes) in [
+            (Habit::RefusesAll, true),
+            (Habit::RefusesWrites, true),
+            (Habit::RefusesLogins, true),
+            (Habit::Serves, false),
+            (Habit::Full, false),
+            (Habit::Drops, false),
+        ] {
+            let answer = refused(&Fake::new(habit), &account("probe1")).await;
+            assert_eq!(answer.passed(), passes, "{habit:?}: {answer}");
+            assert_eq!(matches!(answer, Answer::Fail(_)), habit == Habit::Serves, "{habit:?}: {answer}");
+        }
+    }
+}

@@ -63,6 +63,11 @@ impl Write {
         }
     }
 
+    /// Whether it was refused in a session that goes on.
+    fn leaves_open(&self) -> bool {
+        matches!(self, Self::Refused { closed: false, .. })
+    }
+
     /// What `failure` of the command `what` means.
     pub(super) fn failed(what: &str, failure: &Failure) -> Self {
         let said = format!("{what}: {failure}");
@@ -123,16 +128,16 @@ pub(super) async fn attempt<S>(mailbox: &mut Mailbox<S>, bait: &Bait) -> Write
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
 {
-    match attempt_append(mailbox, &bait.folder).await {
-        Write::Refused { closed: false, .. } => {}
-        other => return other,
+    let appended = attempt_append(mailbox, &bait.folder).await;
+    if !appended.leaves_open() {
+        return appended;
     }
-    match mailbox.store(&bait.flagged, "-FLAGS (\\Flagged)").await {
-        Ok(done) => return accepted("STORE", done.flagged()),
-        Err(failure) => match Write::failed("STORE", &failure) {
-            Write::Refused { closed: false, .. } => {}
-            other => return other,
-        },
+    let stored = match mailbox.store(&bait.flagged, "-FLAGS (\\Flagged)").await {
+        Ok(done) => accepted("STORE", done.flagged()),
+        Err(failure) => Write::failed("STORE", &failure),
+    };
+    if !stored.leaves_open() {
+        return stored;
     }
     match mailbox.expunge().await {
         Ok(done) => accepted("EXPUNGE", done.expunged()),
@@ -170,13 +175,16 @@ where
     S: AsyncBufRead + AsyncWrite + Unpin,
 {
     match mailbox.open(&bait.folder, Access::Write).await {
-        Ok(Selected { read_only: false, .. }) => attempt(mailbox, bait).await,
-        Ok(Selected { read_only: true, .. }) => attempt_append(mailbox, &bait.folder).await,
-        Err(failure) => match Write::failed("SELECT", &failure) {
-            Write::Refused { closed: false, .. } => attempt_append(mailbox, &bait.folder).await,
-            other => other,
-        },
+        Ok(Selected { read_only: false, .. }) => return attempt(mailbox, bait).await,
+        Ok(Selected { read_only: true, .. }) => {}
+        Err(failure) => {
+            let selected = Write::failed("SELECT", &failure);
+            if !selected.leaves_open() {
+                return selected;
+            }
+        }
     }
+    attempt_append(mailbox, &bait.folder).await
 }
 
 /// Opens the mailbox of this name, in the account's own namespace if it must be there; for writing it is
