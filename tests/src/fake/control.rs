@@ -3,7 +3,7 @@
 //! Rule: the answer comes when the order has taken effect; its first word is the exit code of `ctl`
 //! (0 yes, 2 no, 1 not understood), which is what the checks of bascule read.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -12,7 +12,6 @@ use tokio::{
 };
 
 use super::{Fence, Options, Platform, Replication, Store};
-use crate::ledger;
 
 /// Two platforms and what replicates between them.
 #[derive(Debug)]
@@ -89,7 +88,6 @@ impl Pair {
             "address" => return Reply::yes(platform.address().to_string()),
             "fence" => return fence(platform, rest).await,
             "counters" => return Reply::yes(counters(platform)),
-            "effects" => return Reply::yes(effects(platform.store())),
             "caught-up" | "lag" | "pause" | "resume" => return self.replicate(verb, name, rest),
             "leak" => platform.leak(rest == "on"),
             "promote" => platform.promote(),
@@ -169,15 +167,4 @@ fn counters(platform: &Platform) -> String {
         "violations": c.violations,
     })
     .to_string()
-}
-
-/// How often each effect of a ledger stands in the store.
-fn effects(store: &Store) -> String {
-    let mut found: BTreeMap<String, usize> = BTreeMap::new();
-    for body in store.bodies() {
-        if let Some(id) = ledger::id_of(&body) {
-            *found.entry(id.to_owned()).or_default() += 1;
-        }
-    }
-    serde_json::json!(found).to_string()
 }
