@@ -1,0 +1,170 @@
+//! Two platforms as one process, driven by lines over a Unix socket: what hooks and the demo call.
+//!
+//! Rule: the answer comes when the order has taken effect; its first word is the exit code of `ctl`
+//! (0 yes, 2 no, 1 not understood), which is what the checks of bascule read.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{Fence, Options, Platform, Replication, Store};
+
+/// Two platforms and what replicates between them.
+#[derive(Debug)]
+pub struct Pair {
+    names: [String; 2],
+    platforms: [Platform; 2],
+    /// From the first to the second, and back; `None` where they share one store.
+    replications: Option<[Replication; 2]>,
+}
+
+/// The answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 0 yes, 2 no, 1 not understood.
+    pub code: u8,
+    /// What there is to say.
+    pub text: String,
+}
+
+impl Reply {
+    fn yes(text: impl Into<String>) -> Self {
+        Self { code: 0, text: text.into() }
+    }
+
+    fn no(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
+    }
+}
+
+impl Pair {
+    /// Two platforms with stores of their own that replicate both ways. The second is a standby.
+    pub async fn replicated(names: [&str; 2], stores: [Arc<Store>; 2], lag: Duration) -> io::Result<Self> {
+        let [a, b] = &stores;
+        let replications = [Replication::start(a, b, lag), Replication::start(b, a, lag)];
+        let standby = Options { standby: true, ..Options::default() };
+        let platforms = [
+            Platform::start(a.clone(), Options::default()).await?,
+            Platform::start(b.clone(), standby).await?,
+        ];
+        Ok(Self { names: names.map(String::from), platforms, replications: Some(replications) })
+    }
+
+    /// Two platforms on one store. The second does not listen until its fence is released.
+    pub async fn shared(names: [&str; 2], store: Arc<Store>) -> io::Result<Self> {
+        let a = Platform::start(store.clone(), Options::default()).await?;
+        let b = Platform::start(store, Options::default()).await?;
+        b.fence(Fence::Stop).await?;
+        Ok(Self { names: names.map(String::from), platforms: [a, b], replications: None })
+    }
+
+    /// One of the two.
+    pub fn platform(&self, name: &str) -> Option<&Platform> {
+        self.names.iter().position(|n| n == name).map(|at| &self.platforms[at])
+    }
+
+    /// The replication out of one of the two.
+    pub fn replication(&self, from: &str) -> Option<&Replication> {
+        let at = self.names.iter().position(|n| n == from)?;
+        self.replications.as_ref().map(|r| &r[at])
+    }
+
+    /// Executes one order.
+    pub async fn obey(&self, order: &str) -> Reply {
+        let order = order.trim();
+        let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
+        let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let Some(platform) = self.platform(name) else {
+            return Reply {
+                code: 1,
+                text: format!("no platform {name:?}; there are {}", self.names.join(", ")),
+            };
+        };
+        match verb {
+            "address" => return Reply::yes(platform.address().to_string()),
+            "fence" => return fence(platform, rest).await,
+            "counters" => return Reply::yes(counters(platform)),
+            "caught-up" | "lag" | "pause" | "resume" => return self.replicate(verb, name, rest),
+            "leak" => platform.leak(rest == "on"),
+            "promote" => platform.promote(),
+            "demote" => platform.demote(),
+            "say" => platform.say(rest, false),
+            "cut" => platform.cut(),
+            _ => return Reply { code: 1, text: format!("no order {verb:?}") },
+        }
+        Reply::yes("done")
+    }
+
+    fn replicate(&self, verb: &str, from: &str, rest: &str) -> Reply {
+        let Some(replication) = self.replication(from) else {
+            return Reply::yes("one store: nothing to replicate");
+        };
+        match (verb, rest.parse().map(Duration::from_millis)) {
+            ("caught-up", _) if replication.caught_up() => return Reply::yes("everything is applied"),
+            ("caught-up", _) => return Reply::no(format!("{} changes behind", replication.behind())),
+            ("pause", _) => replication.pause(),
+            ("resume", _) => replication.resume(),
+            (_, Ok(lag)) => replication.set_lag(lag),
+            (_, Err(_)) => return Reply { code: 1, text: "lag is a number of milliseconds".into() },
+        }
+        Reply::yes("done")
+    }
+
+    /// Obeys whoever connects, for ever.
+    pub async fn serve(self: Arc<Self>, socket: UnixListener) -> io::Result<()> {
+        loop {
+            let (stream, _) = socket.accept().await?;
+            let this = self.clone();
+            tokio::spawn(async move {
+                // An error is the asker's end.
+                let _ = this.converse(stream).await;
+            });
+        }
+    }
+
+    async fn converse(&self, stream: UnixStream) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        let mut order = String::new();
+        stream.read_line(&mut order).await?;
+        let reply = self.obey(&order).await;
+        stream.write_all(format!("{} {}\n", reply.code, reply.text).as_bytes()).await?;
+        stream.shutdown().await
+    }
+}
+
+/// Gives one order to the process behind `socket`.
+pub async fn ask(socket: &Path, order: &str) -> anyhow::Result<Reply> {
+    let mut stream = UnixStream::connect(socket).await.with_context(|| socket.display().to_string())?;
+    stream.write_all(format!("{order}\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (code, text) = answer.trim_end().split_once(' ').context("no answer")?;
+    Ok(Reply { code: code.parse()?, text: text.into() })
+}
+
+async fn fence(platform: &Platform, mode: &str) -> Reply {
+    let fence = match mode {
+        "off" => Fence::Off,
+        "readonly" => Fence::ReadOnly,
+        "refuse" => Fence::Refuse,
+        "stop" => Fence::Stop,
+        _ => return Reply { code: 1, text: "a fence is off, readonly, refuse or stop".into() },
+    };
+    match platform.fence(fence).await {
+        Ok(()) => Reply::yes("it holds"),
+        Err(error) => Reply::no(error.to_string()),
+    }
+}
+
+fn counters(platform: &Platform) -> String {
+    let c = platform.counters();
+    serde_json::json!({
+        "connections": c.connections, "accepted": c.accepted, "logins": c.logins, "verbs": c.verbs,
+        "violations": c.violations,
+    })
+    .to_string()
+}
