@@ -1,1 +1,7 @@
-//! x
+//! What the integration tests, the demo and the benchmarks stand on: platforms, clients and judges.
+//!
+//! Rule: nothing here uses `bascule-protocols`; a mistake in the proxy's parser must not be repeated by its
+//! judges.
+
+pub mod dovecot;
+pub mod process;
