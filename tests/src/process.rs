@@ -20,7 +20,7 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Three loopback addresses that nobody else uses, so that servers can have their usual ports.
+/// Three loopback addresses that nobody else uses, so that servers can have fixed ports: 10143 and the like.
 ///
 /// A port that was bound and given back may be taken by any outgoing connection before its server comes (back);
 /// outgoing connections take theirs on 127.0.0.1, never here.

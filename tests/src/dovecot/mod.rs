@@ -92,17 +92,17 @@ impl Dovecot {
 
     /// Clear text and STARTTLS; the certificate is for [`Pair::HOST`].
     pub fn imap(&self) -> SocketAddr {
-        (self.address, 143).into()
+        (self.address, 10143).into()
     }
 
     /// Implicit TLS.
     pub fn imaps(&self) -> SocketAddr {
-        (self.address, 993).into()
+        (self.address, 10993).into()
     }
 
     /// Deliveries.
     pub fn lmtp(&self) -> SocketAddr {
-        (self.address, 24).into()
+        (self.address, 10024).into()
     }
 
     /// The command line of an action, for a hook.
