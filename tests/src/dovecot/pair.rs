@@ -17,7 +17,17 @@ use bascule_certs::testing::Authority;
 use tempfile::TempDir;
 
 use super::{Action, Dovecot, Options, VMAIL, Version};
-use crate::process;
+use crate::{
+    bascule::{Fence, Pool, Setup},
+    process,
+};
+
+/// What 2.4 says after the login; declared, for it does not run while the capabilities are learnt.
+const CAPABILITIES_24: &str = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT SORT=DISPLAY THREAD=REFERENCES \
+    THREAD=REFS THREAD=ORDEREDSUBJECT MULTIAPPEND URL-PARTIAL CATENATE UNSELECT CHILDREN NAMESPACE UIDPLUS \
+    LIST-EXTENDED I18NLEVEL=1 CONDSTORE QRESYNC ESEARCH ESORT SEARCHRES WITHIN CONTEXT=SEARCH LIST-STATUS BINARY \
+    MOVE REPLACE SNIPPET=FUZZY PREVIEW=FUZZY PREVIEW SPECIAL-USE STATUS=SIZE SAVEDATE COMPRESS=DEFLATE INPROGRESS \
+    NOTIFY LITERAL+";
 
 /// Dovecot 2.3 and 2.4 on one mail store.
 #[derive(Debug)]
@@ -58,6 +68,35 @@ impl Pair {
         let pair = Self { old, new, authority, _guard: guard, folder };
         pair.old.act(Action::Start).await?;
         Ok(pair)
+    }
+
+    /// A proxy in front of both, with this fence of the old server.
+    pub fn setup(&self, fence: Action) -> Setup {
+        let capabilities = CAPABILITIES_24.split_whitespace().map(str::to_owned).collect();
+        let pools =
+            vec![self.pool(&self.old, fence, Vec::new()), self.pool(&self.new, Action::Stop, capabilities)];
+        // Starting and stopping a service is slower than the defaults allow for.
+        let cutover = "max_hold = \"15s\"\nfence = \"3s\"\nguard_interval = \"50ms\"\nsoak = \"100ms\"";
+        Setup { pools, cutover: cutover.to_owned(), tables: String::new() }
+    }
+
+    fn pool(&self, server: &Dovecot, fence: Action, capabilities: Vec<String>) -> Pool {
+        let kind = if fence == Action::Refuse { "refuse" } else { "stop" };
+        Pool {
+            name: server.name().to_owned(),
+            server: server.imap(),
+            tls: Some((self.ca(), Self::HOST.to_owned())),
+            storage: "shared",
+            standby_login: "no",
+            password: "pass".to_owned(),
+            capabilities,
+            fence: Some(Fence {
+                kind,
+                engage: server.command(fence),
+                release: server.command(Action::Start),
+            }),
+            promote: Some(server.command(Action::Start)),
+        }
     }
 
     /// The folder of one user's mail.

@@ -3,3 +3,4 @@
 //! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
 
 mod rig;
+mod setup;

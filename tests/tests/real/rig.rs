@@ -82,6 +82,16 @@ async fn refused_logins_leave_a_session_that_writes() {
 }
 
 #[tokio::test]
+async fn what_2_4_is_declared_to_be_capable_of_is_so() {
+    let pair = Pair::shared(Options::default()).await.unwrap();
+    pair.new.act(Action::Start).await.unwrap();
+    let mut session = Session::login(pair.new.imap(), "alice");
+    let answer = session.command("CAPABILITY");
+    let [_, declared] = &pair.setup(Action::Stop).pools[..] else { panic!("two pools") };
+    assert!(answer.contains(&format!("* CAPABILITY {}\r\n", declared.capabilities.join(" "))), "{answer}");
+}
+
+#[tokio::test]
 async fn a_rig_leaves_nothing_behind() {
     let pair = Pair::shared(Options::default()).await.unwrap();
     let (server, mail) = (pair.old.imap(), pair.mail("alice"));
