@@ -3,10 +3,13 @@
 //! Rule: nothing here uses `bascule-protocols`; a mistake in the proxy's parser must not be repeated by its
 //! judges.
 
+pub mod bascule;
 pub mod client;
+pub mod dovecot;
 pub mod fake;
 pub mod ledger;
 pub mod oracle;
+pub mod process;
 
 /// Any byte stream, plain or TLS.
 pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + Sync {}

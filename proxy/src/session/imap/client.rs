@@ -102,7 +102,7 @@ impl Session {
         self.queue.is_empty() && self.sending.is_none() && !self.relay.probing() && self.flows()
     }
 
-    pub(super) fn apply(&mut self, todo: Todo) -> Result<(), End> {
+    fn apply(&mut self, todo: Todo) -> Result<(), End> {
         match todo {
             Todo::Nothing => Ok(()),
             Todo::Sent(sent) => {
@@ -133,7 +133,8 @@ impl Session {
         let Some(own) = &self.parked else { return Ok(()) };
         let in_idle = matches!(own, Own::Done | Own::NotDone);
         let quiet = self.queue.is_empty() && self.sending.is_none() && self.upload.is_none();
-        if !in_idle && !(quiet && self.relay.answered()) {
+        let answered = quiet && self.relay.answered();
+        if !in_idle && !answered {
             return Ok(());
         }
         match self.parked.take() {

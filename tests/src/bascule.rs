@@ -1,0 +1,334 @@
+//! The proxy as a process: its configuration, its life, its command line.
+//!
+//! Rule: only what an operator can do, with files, signals and commands; nothing reaches inside.
+
+use std::{
+    fmt::{self, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bascule_certs::testing::Authority;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+use crate::process;
+
+/// What a proxy is set up with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// `[pool.NAME]`, two of them as a rule.
+    pub pools: Vec<Pool>,
+    /// The lines of `[cutover]`.
+    pub cutover: String,
+    /// Further tables: checks, limits.
+    pub tables: String,
+}
+
+/// One `[pool.NAME]`.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its one server.
+    pub server: SocketAddr,
+    /// The authority's file and the name in the server's certificate, for STARTTLS; `None`: clear text.
+    pub tls: Option<(PathBuf, String)>,
+    /// `shared` or `replicated`.
+    pub storage: &'static str,
+    /// `standby_login`: `yes`, `no` or `forbidden`.
+    pub standby_login: &'static str,
+    /// The password of its accounts `probe1` and `probe2`.
+    pub password: String,
+    /// What it is declared to be capable of; empty: learnt.
+    pub capabilities: Vec<String>,
+    /// How it is made unable to write.
+    pub fence: Option<Fence>,
+    /// How it is made able to write.
+    pub promote: Option<Vec<String>>,
+}
+
+/// `[pool.NAME.fence]`
+#[derive(Debug, Clone)]
+pub struct Fence {
+    /// `stop` or `refuse`.
+    pub kind: &'static str,
+    /// The hook that engages it.
+    pub engage: Vec<String>,
+    /// The hook that releases it.
+    pub release: Vec<String>,
+}
+
+/// A proxy with its folder.
+#[derive(Debug)]
+pub struct Bascule {
+    /// Issued the certificate that clients see, for [`Bascule::HOST`].
+    pub authority: Authority,
+    address: Ipv4Addr,
+    process: Option<Child>,
+    folder: TempDir,
+}
+
+/// What a command of the command line came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// 0 when it did what it was asked for; `--help` tells the others.
+    pub code: i32,
+    /// What it wrote to stdout.
+    pub json: Value,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl Bascule {
+    /// The name in its certificate.
+    pub const HOST: &'static str = "mail.bascule.test";
+
+    /// Sets it up with this pool active, and serves.
+    pub async fn start(setup: &Setup, active: &str) -> Result<Self> {
+        let mut proxy = Self::lay(setup)?;
+        let init = proxy.run(&["init", "--active", active]).await?;
+        ensure!(init.code == 0, "init: {init:?}");
+        proxy.serve().await?;
+        Ok(proxy)
+    }
+
+    /// Writes its files; starts nothing.
+    pub fn lay(setup: &Setup) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bascule-").tempdir()?;
+        let authority = Authority::new();
+        authority.issue(&[Self::HOST]).write(folder.path(), "server")?;
+        let [_, _, address] = process::addresses();
+        let proxy = Self { authority, address, process: None, folder };
+        proxy.configure(setup)?;
+        Ok(proxy)
+    }
+
+    /// Writes the configuration anew; it counts from the next [`Bascule::serve`].
+    pub fn configure(&self, setup: &Setup) -> Result<()> {
+        for pool in &setup.pools {
+            let file = self.path(&format!("{}.password", pool.name));
+            std::fs::write(&file, &pool.password)?;
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600))?;
+        }
+        std::fs::write(self.path("bascule.toml"), self.config(setup)).context("bascule.toml")
+    }
+
+    fn config(&self, setup: &Setup) -> String {
+        let (address, state) = (self.address, self.state_dir());
+        let mut text = format!(
+            "[server]\nhostname = {host:?}\nstate_dir = {state:?}\nobserve = \"{address}:9464\"\nthreads = 2\n\
+             [tls.certificate.default]\ncert = \"server.crt\"\nkey = \"server.key\"\n\
+             [listener.imaps]\nprotocol = \"imap\"\nbind = [\"{address}:10993\"]\ntls = \"implicit\"\n\
+             [listener.imap]\nprotocol = \"imap\"\nbind = [\"{address}:10143\"]\ntls = \"starttls\"\n\
+             [listener.clear]\nprotocol = \"imap\"\nbind = [\"{address}:10144\"]\ntls = \"none\"\n",
+            host = Self::HOST,
+        );
+        for pool in &setup.pools {
+            let _ = write!(text, "{pool}"); // a String takes everything
+        }
+        text + "[cutover]\n" + &setup.cutover + "\n" + &setup.tables
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn serve(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "it runs already");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
+        let mut command = process::tied(binary().await?);
+        command.arg("--config").arg(self.path("bascule.toml")).arg("serve");
+        let mut process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.ready().await {
+            if let Some(status) = process.try_wait()? {
+                bail!("serve ended with {status}:\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "serve is not ready after 30 seconds:\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Implicit TLS.
+    pub fn imaps(&self) -> SocketAddr {
+        (self.address, 10993).into()
+    }
+
+    /// STARTTLS.
+    pub fn imap(&self) -> SocketAddr {
+        (self.address, 10143).into()
+    }
+
+    /// Clear text for ever.
+    pub fn clear(&self) -> SocketAddr {
+        (self.address, 10144).into()
+    }
+
+    /// Journal, spool and socket.
+    pub fn state_dir(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// The process, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Child::id)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a command with `--json`.
+    pub async fn run(&self, arguments: &[&str]) -> Result<Ran> {
+        let mut command = process::tied(binary().await?);
+        command.arg("--json").arg("--config").arg(self.path("bascule.toml")).args(arguments);
+        let output = command.stdin(Stdio::null()).output().await?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let Some(code) = output.status.code() else { bail!("{arguments:?}: {}\n{stderr}", output.status) };
+        // A usage error says nothing on stdout.
+        let json =
+            if output.stdout.is_empty() { Value::Null } else { serde_json::from_slice(&output.stdout)? };
+        Ok(Ran { code, json, stderr })
+    }
+
+    /// Moves everything to this pool and returns the report, whatever it says.
+    pub async fn cutover(&self, to: &str) -> Result<Ran> {
+        self.run(&["cutover", "start", to, "--yes"]).await
+    }
+
+    /// `bascule status`
+    pub async fn status(&self) -> Result<Value> {
+        Ok(self.run(&["status"]).await?.json)
+    }
+
+    /// Asks for the status until it is as wished.
+    pub async fn until(&self, wish: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.status().await?;
+            if wish(&status) {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "still {status:#} after a minute\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The value of one metric, with its labels as they are written.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let (_, text) = self.observe("/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
+    }
+
+    async fn ready(&self) -> bool {
+        self.observe("/readyz").await.is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// Asks the monitoring port: the HTTP status and the body.
+    pub async fn observe(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect((self.address, 9464)).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no HTTP")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, body.to_owned()))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.id().context("it does not run")?;
+        let pid = Pid::from_raw(id.cast_signed()).context("no such process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("it does not run")?;
+        Ok(process.kill().await?)
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("it does not run")?;
+        Ok(process.wait().await?)
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        process::tail(&self.path("log"), 100)
+    }
+}
+
+impl Drop for Bascule {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what the proxy said")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- bascule\n{}", self.log());
+        }
+    }
+}
+
+impl fmt::Display for Pool {
+    /// As it stands in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, server, storage, standby_login, .. } = self;
+        writeln!(f, "[pool.{name}]")?;
+        writeln!(f, "contract = {{ storage = {storage:?}, standby_login = {standby_login:?} }}")?;
+        let probe = |user| format!("{{ user = {user:?}, password_file = \"{name}.password\" }}");
+        writeln!(f, "probe = [{}, {}]", probe("probe1"), probe("probe2"))?;
+        if !self.capabilities.is_empty() {
+            writeln!(f, "capabilities = {:?}", self.capabilities)?;
+        }
+        writeln!(f, "[pool.{name}.imap]\nservers = [\"{server}\"]")?;
+        match &self.tls {
+            Some((ca, host)) => writeln!(f, "tls = {{ mode = \"starttls\", ca = {ca:?}, name = {host:?} }}")?,
+            None => writeln!(f, "tls = {{ mode = \"none\" }}")?,
+        }
+        if let Some(Fence { kind, engage, release }) = &self.fence {
+            writeln!(f, "[pool.{name}.fence]\nkind = {kind:?}")?;
+            writeln!(f, "engage = {{ exec = {engage:?} }}\nrelease = {{ exec = {release:?} }}")?;
+        }
+        if let Some(promote) = &self.promote {
+            writeln!(f, "[pool.{name}.promote]\nrun = {{ exec = {promote:?} }}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The proxy's binary: `BASCULE_BIN`, or built on first use beside the running test.
+async fn binary() -> Result<&'static Path> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = BUILT.get() {
+        return Ok(path);
+    }
+    let path = match std::env::var_os("BASCULE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build().await?,
+    };
+    Ok(BUILT.get_or_init(|| path))
+}
+
+async fn build() -> Result<PathBuf> {
+    // target/debug/deps/integration-… → target
+    let test = std::env::current_exe()?;
+    let target = test.ancestors().nth(3).context("where is the target folder?")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "bascule", "--bin", "bascule", "--target-dir"]).arg(target);
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().await?;
+    ensure!(status.success(), "the proxy does not build");
+    Ok(target.join("debug/bascule"))
+}

@@ -1,0 +1,144 @@
+//! Two servers on one mail store: 2.3 serves, 2.4 waits to be promoted.
+//!
+//! Rule: both see the store at the same path and with the same owner, and only one of them runs.
+
+use std::{
+    io,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Result;
+use bascule_certs::testing::Authority;
+use tempfile::TempDir;
+
+use super::{Action, Dovecot, Options, VMAIL, Version};
+use crate::{
+    bascule::{Fence, Pool, Setup},
+    process,
+};
+
+/// What 2.4 says after the login; declared, for it does not run while the capabilities are learnt.
+const CAPABILITIES_24: &str = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE SORT SORT=DISPLAY THREAD=REFERENCES \
+    THREAD=REFS THREAD=ORDEREDSUBJECT MULTIAPPEND URL-PARTIAL CATENATE UNSELECT CHILDREN NAMESPACE UIDPLUS \
+    LIST-EXTENDED I18NLEVEL=1 CONDSTORE QRESYNC ESEARCH ESORT SEARCHRES WITHIN CONTEXT=SEARCH LIST-STATUS BINARY \
+    MOVE REPLACE SNIPPET=FUZZY PREVIEW=FUZZY PREVIEW SPECIAL-USE STATUS=SIZE SAVEDATE COMPRESS=DEFLATE INPROGRESS \
+    NOTIFY LITERAL+";
+
+/// Dovecot 2.3 and 2.4 on one mail store.
+#[derive(Debug)]
+pub struct Pair {
+    /// Dovecot 2.3, which runs.
+    pub old: Dovecot,
+    /// Dovecot 2.4, which does not run yet.
+    pub new: Dovecot,
+    /// Issued the servers' certificate.
+    pub authority: Authority,
+    // Before the folder: fields are dropped in this order.
+    _guard: Guard,
+    folder: TempDir,
+}
+
+impl Pair {
+    /// The name in the servers' certificate.
+    pub const HOST: &'static str = "imap.bascule.test";
+
+    /// Makes the rig and starts the old server.
+    pub async fn shared(options: Options) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bascule-rig-").tempdir()?;
+        let rig = folder.path();
+        std::fs::set_permissions(rig, PermissionsExt::from_mode(0o755))?;
+        script(&rig.join("ctl"))?;
+        let mail = rig.join("mail");
+        std::fs::create_dir(&mail)?;
+        chown(&mail, Some(VMAIL), Some(VMAIL))?;
+        let authority = Authority::new();
+        let certs = rig.join("certs");
+        std::fs::create_dir(&certs)?;
+        authority.write(&certs)?;
+        authority.issue(&[Self::HOST]).write(&certs, "dovecot")?;
+        let [old, new, _] = process::addresses();
+        let old = Dovecot::lay(rig, "old", Version::V23, old, &options)?;
+        let new = Dovecot::lay(rig, "new", Version::V24, new, &options)?;
+        let guard = Guard::start(rig)?;
+        let pair = Self { old, new, authority, _guard: guard, folder };
+        pair.old.act(Action::Start).await?;
+        Ok(pair)
+    }
+
+    /// A proxy in front of both, with this fence of the old server.
+    pub fn setup(&self, fence: Action) -> Setup {
+        let capabilities = CAPABILITIES_24.split_whitespace().map(str::to_owned).collect();
+        let pools =
+            vec![self.pool(&self.old, fence, Vec::new()), self.pool(&self.new, Action::Stop, capabilities)];
+        // Starting and stopping a service is slower than the defaults allow for.
+        let cutover = "max_hold = \"15s\"\nfence = \"3s\"\nguard_interval = \"50ms\"\nsoak = \"100ms\"";
+        Setup { pools, cutover: cutover.to_owned(), tables: String::new() }
+    }
+
+    fn pool(&self, server: &Dovecot, fence: Action, capabilities: Vec<String>) -> Pool {
+        let kind = if fence == Action::Refuse { "refuse" } else { "stop" };
+        Pool {
+            name: server.name().to_owned(),
+            server: server.imap(),
+            tls: Some((self.ca(), Self::HOST.to_owned())),
+            storage: "shared",
+            standby_login: "no",
+            password: "pass".to_owned(),
+            capabilities,
+            fence: Some(Fence {
+                kind,
+                engage: server.command(fence),
+                release: server.command(Action::Start),
+            }),
+            promote: Some(server.command(Action::Start)),
+        }
+    }
+
+    /// The folder of one user's mail.
+    pub fn mail(&self, user: &str) -> PathBuf {
+        self.folder.path().join("mail").join(user)
+    }
+
+    /// The authority's certificate, PEM.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("certs/ca.pem")
+    }
+}
+
+impl Drop for Pair {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what its servers said")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- Dovecot 2.3\n{}--- Dovecot 2.4\n{}", self.old.log(), self.new.log());
+        }
+    }
+}
+
+fn script(path: &Path) -> io::Result<()> {
+    std::fs::write(path, include_str!("ctl"))?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))
+}
+
+/// Ends the rig when its input ends: when it is dropped, and also when the test is killed.
+#[derive(Debug)]
+struct Guard(Child);
+
+impl Guard {
+    fn start(rig: &Path) -> io::Result<Self> {
+        let mut command = Command::new(rig.join("ctl"));
+        // A group of its own, so that Ctrl-C does not reach it before its work.
+        command.arg("guard").process_group(0).stdin(Stdio::piped()).spawn().map(Self)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait(); // nothing can be done about a failure here
+    }
+}

@@ -1,0 +1,70 @@
+//! Child processes that never outlive the test that started them, and addresses of their own.
+//!
+//! Rule: a process is ended through its handle, never by a name or a bare number.
+
+use std::{
+    ffi::OsStr,
+    net::Ipv4Addr,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tokio::process::Command;
+
+/// A command that the kernel kills when the thread that started it ends, in whatever way.
+///
+/// Start it from the test's own thread or from a worker of its runtime, not from `spawn_blocking`.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
+    command
+}
+
+/// Three loopback addresses that nobody else uses, so that servers can have fixed ports: 10143 and the like.
+///
+/// A port that was bound and given back may be taken by any outgoing connection before its server comes (back);
+/// outgoing connections take theirs on 127.0.0.1, never here.
+pub fn addresses() -> [Ipv4Addr; 3] {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let scattered = std::process::id().wrapping_mul(0x9E37_79B1) >> 12;
+    let group = scattered.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) & 0xF_FFFF;
+    let first = u32::from(Ipv4Addr::new(127, 64, 0, 0)) + group * 4;
+    [1, 2, 3].map(|n| Ipv4Addr::from(first + n))
+}
+
+/// The last lines of a log, for a person who looks for the reason of a failure.
+pub fn tail(log: &Path, lines: usize) -> String {
+    let Ok(text) = std::fs::read(log) else { return format!("(no {})", log.display()) };
+    let text = String::from_utf8_lossy(&text);
+    let skip = text.lines().count().saturating_sub(lines);
+    text.lines().skip(skip).fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn addresses_differ() {
+        let all: std::collections::BTreeSet<_> = (0..1000).flat_map(|_| addresses()).collect();
+        assert_eq!(all.len(), 3000);
+        assert!(all.iter().all(|address| address.is_loopback()));
+    }
+
+    #[test]
+    fn a_tied_process_ends_with_its_thread() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let start = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _inside = runtime.enter();
+            let child = tied("sh").args(["-c", "echo && exec sleep 600"]).stdout(writer).spawn().unwrap();
+            std::mem::forget(child); // no destructor runs, as when the test is killed
+            reader.read_exact(&mut [0]).unwrap();
+            reader
+        };
+        let mut reader = std::thread::spawn(start).join().unwrap();
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "it still holds its end of the pipe");
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests with Dovecot 2.3 and 2.4 on one mail store.
+//!
+//! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
+
+mod rig;
+mod setup;
