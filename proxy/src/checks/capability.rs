@@ -120,6 +120,10 @@ async fn ask<D: Dial>(dial: &D, account: &Account) -> Result<Vec<String>, String
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use bascule_protocols::imap::capability::Stage;
+
     use super::*;
     use crate::checks::fake::{Fake, Habit, account};
 
@@ -143,5 +147,41 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
         assert!(record("IDLE").keep(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn every_pool_must_be_known_and_a_declaration_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"
+            server = { hostname = "mail.test", state_dir = "STATE" }
+            listener.imap = { protocol = "imap", bind = ["127.0.0.1:0"], tls = "none" }
+            [pool.v4]
+            contract = { storage = "shared" }
+            capabilities = ["IMAP4rev1", "UIDPLUS", "MOVE"]
+            imap = { servers = ["imap.v4.test:143"], tls = { mode = "none" } }
+            [pool.v5]
+            contract = { storage = "shared" }
+            probe = [{ user = "probe1", password_file = "STATE/secret" }]
+            imap = { servers = ["imap.v5.test:143"], tls = { mode = "none" } }
+        "#;
+        let path = dir.path().join("bascule.toml");
+        fs::write(dir.path().join("secret"), "pass").unwrap();
+        fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, text.replace("STATE", dir.path().to_str().unwrap())).unwrap();
+        let config = Config::load(&path).map_err(|error| error.render()).unwrap();
+        for unusable in [None, Some("{ torn"), Some(r#"{ "v3": ["MOVE"] }"#)] {
+            if let Some(kept) = unusable {
+                fs::write(dir.path().join(FILE), kept).unwrap();
+            }
+            let record = Record::load(&config);
+            assert_eq!(record.missing(&config), ["v5"]);
+            assert!(record.pinned(&config).is_none());
+        }
+        let learnt = [("v4", "IDLE"), ("v5", "UIDPLUS")].map(|(pool, word)| (pool.into(), vec![word.into()]));
+        Record(learnt.into()).keep(dir.path()).unwrap();
+        let pinned = Record::load(&config).pinned(&config).unwrap();
+        let shown = String::from_utf8(pinned.bytes(Stage::Authenticated).to_vec()).unwrap();
+        let words: Vec<&str> = shown.split(' ').collect();
+        assert!(words.contains(&"UIDPLUS") && !words.contains(&"MOVE"), "{shown}");
     }
 }
