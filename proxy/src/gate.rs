@@ -159,11 +159,16 @@ impl Gate {
 
     /// Any phase but Deciding → Open for sessions of `epoch`.
     pub fn open(&self, epoch: Epoch) -> Result<(), NotThere> {
-        let word = self.word.load(Ordering::Acquire);
-        if phase_of(word) == Phase::Deciding || !self.swap(word, pack(Phase::Open, epoch, 0)) {
-            return Err(NotThere(self.phase()));
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            if phase_of(word) == Phase::Deciding {
+                return Err(NotThere(Phase::Deciding));
+            }
+            // It may expire in between; that does not keep it from opening.
+            if self.swap(word, pack(Phase::Open, epoch, 0)) {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn step(&self, from: Phase, to: impl Fn(Epoch) -> u64) -> Result<(), NotThere> {

@@ -130,6 +130,7 @@ pub mod labels {
         "caught_up",
         "promoted",
         "verified",
+        "deciding",
         "decided",
         "switching",
         "resuming",

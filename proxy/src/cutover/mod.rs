@@ -5,9 +5,19 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod board;
+mod book;
+mod control;
+mod course;
+mod driver;
 pub mod journal;
 pub mod machine;
+mod muster;
+mod outside;
+mod plan;
 pub mod types;
+
+pub use control::Control;
 
 #[cfg(test)]
 mod testing;

@@ -226,11 +226,8 @@ pub fn open(dir: &Path, config: &Config) -> Result<(Journal, Recovered), Journal
     Ok((journal, recovered))
 }
 
-/// Repair by hand while no proxy runs: `pool` serves, whatever the journal said.
-pub fn adopt(dir: &Path, config: &Config, pool: &str, reason: &str) -> Result<(), JournalError> {
-    if !config.pools.iter().any(|p| p.name == pool) {
-        return Err(JournalError::UnknownPool { path: file::name(dir), pool: pool.into() });
-    }
+/// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said.
+pub fn adopt(dir: &Path, pool: &str, reason: &str) -> Result<(), JournalError> {
     let (mut journal, history) = Journal::load(dir)?;
     let epoch = Epoch(history.epoch.0 + 1);
     journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into() })

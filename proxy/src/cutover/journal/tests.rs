@@ -75,7 +75,7 @@ fn a_pool_that_the_configuration_lacks_is_named() {
     init(dir.path(), "v3").unwrap();
     let refused = open(dir.path(), &config(Storage::Shared)).unwrap_err().to_string();
     assert!(refused.contains("\"v3\"") && refused.contains("adopt"), "{refused}");
-    adopt(dir.path(), &config(Storage::Shared), "v5", "v3 is gone").unwrap();
+    adopt(dir.path(), "v5", "v3 is gone").unwrap();
     let found = reopened(&dir);
     assert_eq!((found.active, found.epoch), (PoolId(1), Epoch(1)));
 }
@@ -94,7 +94,8 @@ fn each_record_leads_to_its_recovery() {
     let undone = Record::Undone { id: 1 };
     let adopted =
         |pool: &str, epoch| Record::Adopted { pool: pool.into(), epoch: Epoch(epoch), reason: "x".into() };
-    let rows: [(&str, Vec<Record>, u8, u32, Option<(Stage, Option<Side>)>); 8] = [
+    type Row = (&'static str, Vec<Record>, u8, u32, Option<(Stage, Option<Side>)>);
+    let rows: [Row; 8] = [
         ("armed", vec![entered(Stage::Armed)], 0, 0, Some((Stage::Armed, None))),
         ("fenced", vec![entered(Stage::Armed), entered(Stage::Fenced)], 0, 0, Some((Stage::Fenced, None))),
         ("undone", vec![entered(Stage::Fenced), undone], 0, 0, None),

@@ -60,6 +60,11 @@ impl State {
         }
     }
 
+    /// Why it turned back, on the way home and in Limbo.
+    pub fn turned_back(&self) -> Option<&Reason> {
+        if let Self::Aborting(home, _) | Self::Limbo(home, ..) = self { Some(&home.reason) } else { None }
+    }
+
     /// The state's name.
     pub fn stage(&self) -> Stage {
         match self {
@@ -201,12 +206,13 @@ impl State {
             let why = "the record of the decision is still being written".into();
             return (Self::Limbo(home, Stuck::Recording(Side::New), why), Reaction::Stay);
         }
-        match self {
-            Self::Aborting(home, step) if step != Step::Reopen => {
-                (Self::Limbo(home, Stuck::Home(step), SLOW.into()), Reaction::Stay)
+        if let Self::Aborting(home, step) = self {
+            if step == Step::Reopen {
+                return (Self::Aborting(home, step), Reaction::Stay);
             }
-            unmoved => (unmoved, Reaction::Stay),
+            return (Self::Limbo(home, Stuck::Home(step), SLOW.into()), Reaction::Stay);
         }
+        (self, Reaction::Stay)
     }
 
     fn finish(self) -> (Self, Reaction) {
@@ -340,6 +346,11 @@ impl Stuck {
 }
 
 impl Terms {
+    /// Whether a new pool that was made able to write can be made unable again.
+    pub fn promote_can_be_undone(self) -> bool {
+        self.undo() != Undo::Impossible
+    }
+
     fn make_new_write(self) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.has_promote {

@@ -1,0 +1,175 @@
+//! The status as it is published: at every change, with what is waited for.
+//!
+//! Rule: whoever looks gets one consistent value; nothing is decided by it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    cutover::{
+        book::millis,
+        course::Course,
+        machine::State,
+        types::{Running, Status},
+    },
+    gate::Phase,
+    session::World,
+};
+
+/// Where the status is kept and published.
+#[derive(Debug)]
+pub(super) struct Board {
+    world: Arc<World>,
+    facts: Mutex<Facts>,
+    published: watch::Sender<Status>,
+}
+
+#[derive(Debug)]
+struct Facts {
+    state: State,
+    course: Option<Course>,
+    active_since_ms: u64,
+    waits: BTreeMap<&'static str, Vec<String>>,
+    alarms: Vec<String>,
+}
+
+impl Board {
+    pub(super) fn new(world: Arc<World>, active_since_ms: u64) -> Self {
+        let facts = Facts {
+            state: State::Idle,
+            course: None,
+            active_since_ms,
+            waits: BTreeMap::new(),
+            alarms: vec![],
+        };
+        let published = watch::Sender::new(status(&world, &facts));
+        let board = Self { world, facts: Mutex::new(facts), published };
+        board.publish(&board.facts());
+        board
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Status {
+        status(&self.world, &self.facts())
+    }
+
+    /// Every change from now on.
+    pub(super) fn watch(&self) -> watch::Receiver<Status> {
+        self.published.subscribe()
+    }
+
+    /// The machine's state.
+    pub(super) fn state(&self) -> State {
+        self.facts().state.clone()
+    }
+
+    /// A cutover begins, or is taken up again.
+    pub(super) fn begin(&self, course: &Course) {
+        let mut facts = self.facts();
+        facts.course = Some(course.clone());
+        facts.alarms.clear();
+        self.publish(&facts);
+    }
+
+    /// The machine is in this state.
+    pub(super) fn enter(&self, state: &State) {
+        let mut facts = self.facts();
+        if facts.state.stage() != state.stage() {
+            facts.waits.clear();
+        }
+        if *state == State::Idle {
+            facts.course = None;
+        }
+        facts.state = state.clone();
+        self.publish(&facts);
+    }
+
+    /// Another pool serves.
+    pub(super) fn swapped(&self, at_ms: u64) {
+        let mut facts = self.facts();
+        facts.active_since_ms = at_ms;
+        self.publish(&facts);
+    }
+
+    /// What `topic` waits for; nothing: it is over.
+    pub(super) fn waits(&self, topic: &'static str, lines: Vec<String>) {
+        let mut facts = self.facts();
+        if facts.waits.get(topic).is_none_or(|known| *known != lines) {
+            facts.waits.insert(topic, lines);
+            self.publish(&facts);
+        }
+    }
+
+    /// Something that a person must see, shown until the cutover is over.
+    pub(super) fn alarm(&self, text: String) {
+        tracing::error!("{text}");
+        let mut facts = self.facts();
+        if !facts.alarms.contains(&text) {
+            facts.alarms.push(text);
+            self.publish(&facts);
+        }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, facts: &Facts) {
+        let status = status(&self.world, facts);
+        let metrics = &self.world.metrics;
+        metrics.cutover_state.set(status.state.name());
+        metrics.gate_state.set(gate_name(status.gate));
+        metrics.active_pool.set(&status.active);
+        metrics.epoch.set(status.epoch.0.into());
+        self.published.send_replace(status);
+    }
+}
+
+fn status(world: &World, facts: &Facts) -> Status {
+    let topology = world.topology.load();
+    let gate = world.gate.phase();
+    let stage = facts.state.stage();
+    let running = facts.course.as_ref().map(|course| {
+        let waits = facts.waits.values().flatten().cloned();
+        Running {
+            id: course.id,
+            from: topology.pool(course.from).name.clone(),
+            to: topology.pool(course.to).name.clone(),
+            since_ms: course.since_ms,
+            waits_for: facts.alarms.iter().map(|alarm| format!("ALARM: {alarm}")).chain(waits).collect(),
+            budget_left_ms: world.gate.left(Instant::now().into_std()).map(millis),
+            way_back: course.way_back(stage),
+        }
+    });
+    Status {
+        state: stage,
+        active: topology.active().name.clone(),
+        active_since_ms: Some(facts.active_since_ms),
+        epoch: topology.epoch,
+        cutover: running,
+        gate,
+        sessions: world.registry.len() as u64,
+        held: u64::try_from(world.metrics.held_commands.get()).unwrap_or_default(),
+        limbo: limbo(&facts.state),
+    }
+}
+
+fn limbo(state: &State) -> Option<String> {
+    let State::Limbo(home, _, needs) = state else { return None };
+    Some(format!("{needs} (it turned back because of {})", home.reason))
+}
+
+fn gate_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Open => "open",
+        Phase::Shut => "shut",
+        Phase::Expired => "expired",
+        Phase::Deciding => "deciding",
+        Phase::Decided => "decided",
+        Phase::FailStop => "fail_stop",
+    }
+}

@@ -1,0 +1,148 @@
+//! The book of one cutover: times, sessions, reasons; the report is made of it.
+//!
+//! Rule: it measures and never decides.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cutover::{
+        machine::{Effect, Side},
+        types::{Outcome, PhaseTime, Report, Stage},
+    },
+    session::{World, registry::SessionId},
+    topology::PoolId,
+};
+
+/// What is noted while a cutover runs.
+#[derive(Debug)]
+pub(super) struct Book {
+    phases: Vec<(&'static str, Duration)>,
+    shut_at: Option<Instant>,
+    pause: Duration,
+    sessions: Vec<SessionId>,
+    unmovable: BTreeMap<SessionId, String>,
+}
+
+/// The part of the budget that an effect belongs to.
+pub(super) fn share(stage: Stage, effect: Effect) -> Option<&'static str> {
+    match stage {
+        Stage::Holding if effect == Effect::Drain => Some("drain"),
+        Stage::Holding if effect == Effect::Leave(Side::Old) => Some("leave"),
+        Stage::Verified if effect != Effect::Verify => Some("decide"),
+        Stage::Armed => Some("arm"),
+        Stage::Fenced => Some("fence"),
+        Stage::CaughtUp => Some("barrier"),
+        Stage::Promoted => Some("promote"),
+        Stage::Verified => Some("verify"),
+        Stage::Deciding | Stage::Decided | Stage::Switching => Some("decide"),
+        Stage::Resuming => Some("attach"),
+        Stage::Aborting | Stage::Limbo => Some("abort"),
+        Stage::Holding | Stage::Idle | Stage::Soaking => None,
+    }
+}
+
+impl Book {
+    pub(super) fn new() -> Self {
+        Self {
+            phases: vec![],
+            shut_at: None,
+            pause: Duration::ZERO,
+            sessions: vec![],
+            unmovable: BTreeMap::new(),
+        }
+    }
+
+    /// Adds time to a phase.
+    pub(super) fn spent(&mut self, phase: &'static str, time: Duration) {
+        match self.phases.iter_mut().find(|(name, _)| *name == phase) {
+            Some((_, sum)) => *sum += time,
+            None => self.phases.push((phase, time)),
+        }
+    }
+
+    /// The gate shut with these sessions alive.
+    pub(super) fn shut(&mut self, sessions: Vec<SessionId>) {
+        self.shut_at = Some(Instant::now());
+        self.sessions = sessions;
+    }
+
+    /// The gate opened.
+    pub(super) fn opened(&mut self) {
+        if let Some(shut_at) = self.shut_at.take() {
+            self.pause = shut_at.elapsed();
+        }
+    }
+
+    /// A session cannot be moved; the first reason is kept. How many there are.
+    pub(super) fn unmovable(&mut self, lost: impl IntoIterator<Item = (SessionId, String)>) -> usize {
+        for (id, why) in lost {
+            self.unmovable.entry(id).or_insert(why);
+        }
+        self.unmovable.len()
+    }
+
+    /// Unmovable sessions by reason.
+    pub(super) fn reasons(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for why in self.unmovable.values() {
+            *reasons.entry(why.clone()).or_insert(0) += 1;
+        }
+        reasons
+    }
+
+    /// The account of a cutover that ended so.
+    pub(super) fn report(
+        &self,
+        world: &World,
+        id: u64,
+        between: [PoolId; 2],
+        outcome: Outcome,
+        reason: String,
+    ) -> Report {
+        let topology = world.topology.load();
+        let [from, to] = between.map(|pool| topology.pool(pool).name.clone());
+        let alive: Vec<_> = self.sessions.iter().filter_map(|id| world.registry.get(*id)).collect();
+        let moved = alive.iter().filter(|handle| handle.word.read().backend == Some(between[1])).count();
+        let (hold, hold_own) = world.holds.summary();
+        let pause = self.pause + self.shut_at.map_or(Duration::ZERO, |at| at.elapsed());
+        Report {
+            id,
+            from,
+            to,
+            outcome,
+            reason,
+            phases: self
+                .phases
+                .iter()
+                .map(|(name, time)| PhaseTime { name: (*name).into(), ms: millis(*time) })
+                .collect(),
+            hold,
+            hold_own,
+            sessions: self.sessions.len() as u64,
+            kept: alive.len() as u64,
+            moved: moved as u64,
+            unmovable: self.reasons(),
+            pause_ms: millis(pause),
+        }
+    }
+}
+
+/// Keeps a report as `state_dir/reports/ID.json`.
+pub(super) fn keep(state_dir: &Path, report: &Report) -> io::Result<()> {
+    let dir = state_dir.join("reports");
+    fs::create_dir_all(&dir)?;
+    let json = serde_json::to_vec_pretty(report)?;
+    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+    io::Write::write_all(&mut file, &json)?;
+    file.persist(dir.join(format!("{}.json", report.id))).map_err(|error| error.error)?;
+    Ok(())
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,326 @@
+//! The cutover as its operator has it in hand: status, plan, start, abort, adopt, report.
+//!
+//! Rule: one cutover at a time, run by one task; whoever asks for something is told at once whether it has an
+//! effect.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    config::Reverse,
+    cutover::{
+        board::Board,
+        course::{Course, terms},
+        driver::{Log, Run, Word},
+        journal::{DecisionLog, Recovered},
+        machine::{Effect, Event, Reaction, Side, State, Stuck},
+        outside::{Live, Outside},
+        plan,
+        types::{Outcome, Plan, Refusal, Report, Stage, Status},
+    },
+    session::World,
+    topology::PoolId,
+};
+
+/// The control of cutovers.
+#[derive(Debug)]
+pub struct Control {
+    world: Arc<World>,
+    outside: Arc<dyn Outside>,
+    log: Log,
+    board: Arc<Board>,
+    /// Whoever starts a cutover, so that there is one.
+    turn: tokio::sync::Mutex<()>,
+    last_id: AtomicU64,
+    recovered: Mutex<Option<Recovered>>,
+    running: Mutex<Option<Arc<Run>>>,
+    last: Mutex<Option<Report>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// The control of a world, with the journal that says what it is to begin with.
+    pub fn new(world: Arc<World>, journal: impl DecisionLog + 'static, recovered: Recovered) -> Arc<Self> {
+        let outside = Arc::new(Live::new(world.clone()));
+        Self::with(world, outside, Box::new(journal), recovered)
+    }
+
+    pub(super) fn with(
+        world: Arc<World>,
+        outside: Arc<dyn Outside>,
+        log: Box<dyn DecisionLog>,
+        recovered: Recovered,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            outside,
+            log: Arc::new(Mutex::new(log)),
+            board: Arc::new(Board::new(world.clone(), recovered.active_since_ms)),
+            world,
+            turn: tokio::sync::Mutex::default(),
+            last_id: AtomicU64::new(recovered.last_id),
+            recovered: Mutex::new(Some(recovered)),
+            running: Mutex::default(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Undoes or completes what the journal shows unfinished. Returns when that is done, or stuck in Limbo and
+    /// going on; to be called before anybody is listened to.
+    pub async fn recover(self: &Arc<Self>) {
+        let Some(recovered) = lock(&self.recovered).take() else { return };
+        let Some(unfinished) = &recovered.unfinished else { return };
+        let course = Course::resumed(unfinished, recovered.epoch, &self.world.config);
+        tracing::warn!(
+            cutover = course.id,
+            state = unfinished.stage.name(),
+            "taking up an unfinished cutover"
+        );
+        let begin = match unfinished.decided {
+            Some(Side::New) => State::decided(unfinished.terms),
+            None if recovered.undecided => State::in_doubt(unfinished.terms),
+            None | Some(Side::Old) => State::restarted(unfinished.terms, unfinished.stage),
+        };
+        let mut changes = self.watch();
+        let decided = begin.0.stage() == Stage::Soaking;
+        let run = self.run(course, begin);
+        if !decided {
+            // Nobody is served before the pool that shall serve is proved to write.
+            let now = tokio::time::Instant::now().into_std();
+            let shut = self.world.gate.shut(now, std::time::Duration::ZERO);
+            debug_assert!(shut.is_ok(), "the gate of a new process is open");
+            run.start_clock(std::time::Duration::ZERO);
+        }
+        let settled = |status: &Status| matches!(status.state, Stage::Idle | Stage::Soaking | Stage::Limbo);
+        let _ = changes.wait_for(settled).await;
+    }
+
+    /// Where things stand.
+    pub fn status(&self) -> Status {
+        self.board.status()
+    }
+
+    /// The same at every change.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.board.watch()
+    }
+
+    /// The account of the last cutover that ended or is stuck.
+    pub fn report(&self) -> Option<Report> {
+        lock(&self.last).clone()
+    }
+
+    /// What speaks for and against a cutover to this pool.
+    pub async fn plan(&self, to: &str) -> Result<Plan, Refusal> {
+        let between = plan::pools(&self.world.topology.load(), to)?;
+        let stage = self.board.state().stage();
+        Ok(plan::plan(&self.world, &*self.outside, &self.course(between), stage).await)
+    }
+
+    /// Starts a cutover if its plan says GO. Its number.
+    pub async fn start(self: &Arc<Self>, to: &str) -> Result<u64, Refusal> {
+        let Ok(_turn) = self.turn.try_lock() else {
+            return Err(Refusal::new("another start is being looked at", "wait for it"));
+        };
+        let plan = self.plan(to).await?;
+        if !plan.go {
+            return Err(plan::no_go(&plan));
+        }
+        self.end_soak().await?;
+        let mut course = self.course(plan::pools(&self.world.topology.load(), to)?);
+        course.id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let (id, terms) = (course.id, course.terms);
+        self.run(course, State::Idle.step(Event::Start(terms)));
+        Ok(id)
+    }
+
+    /// Goes back to the old pool, if the decision has not been taken.
+    pub fn abort(&self, reason: &str) -> Result<(), Refusal> {
+        let event = Event::Abort(reason.into());
+        if let (_, Reaction::Refuse(why)) = self.board.state().step(event.clone()) {
+            return Err(Refusal::new(why, "`bascule status` says where things stand"));
+        }
+        self.tell(event).map(drop)
+    }
+
+    /// The operator's word on which pool serves, while a cutover is stuck. Returns when it is carried out as far
+    /// as it can be.
+    pub async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {
+        let side = self.side(pool)?;
+        tracing::warn!(pool, reason, "adopt");
+        let mut changes = self.watch();
+        let answered = self.tell(Event::Adopt(side))?;
+        if let Ok(Err(why)) = answered.await {
+            return Err(Refusal::new(why, "`bascule status` says what it needs"));
+        }
+        loop {
+            changes.borrow_and_update();
+            let State::Limbo(_, stuck, needs) = self.board.state() else { return Ok(()) };
+            match (stuck, side) {
+                (Stuck::Recording(_) | Stuck::Adopting(_), _) => {}
+                // The way home goes on by itself.
+                (Stuck::Home(_) | Stuck::Pausing(_), Side::Old) => return Ok(()),
+                (Stuck::Home(_) | Stuck::Pausing(_), Side::New) | (Stuck::Asks(_), _) => {
+                    return Err(Refusal::new(needs, "repair that and say it again"));
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn side(&self, pool: &str) -> Result<Side, Refusal> {
+        let topology = self.world.topology.load();
+        let running = lock(&self.running).clone();
+        let Some(run) = running else {
+            let instead = "to change the active pool, start a cutover; to repair the journal by hand, stop bascule first";
+            return Err(Refusal::new("no cutover is stuck", instead));
+        };
+        match topology.find(pool) {
+            Some(id) if id == run.course.from => Ok(Side::Old),
+            Some(id) if id == run.course.to => Ok(Side::New),
+            Some(_) | None => Err(Refusal::new(format!("{pool:?} is no pool of this cutover"), "")),
+        }
+    }
+
+    /// Hands an event to the cutover that runs; what it says to it.
+    fn tell(&self, event: Event) -> Result<oneshot::Receiver<Result<(), &'static str>>, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let word = Word { event, answer: Some(answer) };
+        let sent = lock(&self.running).as_ref().is_some_and(|run| run.words.send(word).is_ok());
+        if sent { Ok(answered) } else { Err(Refusal::new("no cutover runs", "")) }
+    }
+
+    async fn end_soak(&self) -> Result<(), Refusal> {
+        let mut changes = self.watch();
+        if self.board.state().stage() == Stage::Soaking {
+            let _ = self.tell(Event::Finish);
+            let _ = changes.wait_for(|status| status.state == Stage::Idle).await;
+        }
+        // The last run has its records to write.
+        while lock(&self.running).is_some() {
+            if self.board.state().stage() != Stage::Idle || changes.changed().await.is_err() {
+                return Err(Refusal::new("another cutover is not over yet", "wait for it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn course(&self, [from, to]: [PoolId; 2]) -> Course {
+        let topology = self.world.topology.load();
+        let (old, new) = (topology.pool(from), topology.pool(to));
+        let (id, epoch) = (self.last_id.load(Ordering::Relaxed), topology.epoch);
+        let reverse: Reverse = new.contract.reverse;
+        Course { id, from, to, epoch, terms: terms(old, new), reverse, since_ms: super::unix_ms() }
+    }
+
+    /// Runs a cutover from a state on, in a task of its own.
+    fn run(self: &Arc<Self>, course: Course, begin: (State, Reaction)) -> Arc<Run> {
+        let (world, outside, log) = (self.world.clone(), self.outside.clone(), self.log.clone());
+        let (run, words) = Run::new(world, outside, log, self.board.clone(), course);
+        *lock(&self.running) = Some(run.clone());
+        self.board.begin(&run.course);
+        let (control, task) = (self.clone(), run.clone());
+        tokio::spawn(async move {
+            control.conduct(&task, begin, words).await;
+            *lock(&control.running) = None;
+            control.board.enter(&State::Idle);
+        });
+        run
+    }
+
+    async fn conduct(
+        &self,
+        run: &Run,
+        (mut state, mut reaction): (State, Reaction),
+        mut words: mpsc::UnboundedReceiver<Word>,
+    ) {
+        let mut before = State::Idle;
+        loop {
+            let effects = match reaction {
+                Reaction::Go(effects) => effects,
+                Reaction::Stay | Reaction::Refuse(_) => vec![],
+            };
+            if state == State::Idle {
+                // Nothing can call these off, and the cutover is over whatever becomes of them.
+                run.carry_out(Stage::Idle, effects).await;
+                return self.account(run, &before, &state);
+            }
+            self.enter(run, &before, &state);
+            before = state.clone();
+            (state, reaction) = self.next(run, state, effects, &mut words).await;
+        }
+    }
+
+    /// Carries out a state's effects until something leads away from them.
+    async fn next(
+        &self,
+        run: &Run,
+        mut state: State,
+        effects: Vec<Effect>,
+        words: &mut mpsc::UnboundedReceiver<Word>,
+    ) -> (State, Reaction) {
+        let work = run.carry_out(state.stage(), effects);
+        tokio::pin!(work);
+        let mut working = true;
+        loop {
+            let (event, answer) = tokio::select! {
+                biased;
+                Some(word) = words.recv() => (word.event, word.answer),
+                event = &mut work, if working => {
+                    working = false;
+                    (event, None)
+                }
+                else => return (State::Idle, Reaction::Stay),
+            };
+            let (next, reaction) = state.clone().step(event);
+            if let Some(answer) = answer {
+                let _ = answer.send(if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) });
+            }
+            match reaction {
+                Reaction::Go(_) => return (next, reaction),
+                Reaction::Stay | Reaction::Refuse(_) if next != state => {
+                    self.enter(run, &state, &next);
+                    state = next;
+                }
+                Reaction::Stay | Reaction::Refuse(_) => {}
+            }
+        }
+    }
+
+    fn enter(&self, run: &Run, before: &State, state: &State) {
+        if before.stage() != state.stage() {
+            tracing::info!(cutover = run.course.id, state = state.stage().name(), "cutover");
+        }
+        self.account(run, before, state);
+        self.board.enter(state);
+    }
+
+    /// Keeps the report where a cutover has come to an end of some kind.
+    fn account(&self, run: &Run, before: &State, state: &State) {
+        let returned = |state: &State| state.turned_back().map(|reason| reason.to_string());
+        let (was, is) = (before.stage(), state.stage());
+        let (outcome, reason) = if is == Stage::Soaking && was == Stage::Resuming {
+            (Outcome::Done, String::new())
+        } else if let Some(reason) = returned(state).filter(|_| is == Stage::Limbo && was != Stage::Limbo) {
+            (Outcome::Limbo, reason)
+        } else if let Some(reason) = returned(before).filter(|_| is == Stage::Idle) {
+            (Outcome::Aborted, reason)
+        } else {
+            return;
+        };
+        run.world.metrics.cutovers.count(match outcome {
+            Outcome::Done => "switched",
+            Outcome::Aborted => "aborted",
+            Outcome::Limbo => "limbo",
+        });
+        *lock(&self.last) = Some(run.report(outcome, reason));
+    }
+}

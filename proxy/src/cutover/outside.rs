@@ -1,0 +1,158 @@
+//! What a cutover asks of the world outside: hooks, checks, proofs.
+//!
+//! Rule: the driver knows the outside only through [`Outside`], so that every failure can be played to it.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
+
+use crate::{
+    checks::{
+        Answer,
+        canary::Canaries,
+        capability,
+        exec::{self, Phase},
+        hooks, identity, proof,
+    },
+    config::{Check, Hook, Pool},
+    session::World,
+    topology::PoolId,
+};
+
+/// An answer that takes time.
+pub(super) type Asked<'a, T = Answer> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a hook does to a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Act {
+    /// The pool's fence.
+    Engage,
+    /// The fence's release.
+    Release,
+    /// The pool's promote.
+    Promote,
+}
+
+impl Act {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Engage => "fence engage",
+            Self::Release => "fence release",
+            Self::Promote => "promote",
+        }
+    }
+
+    fn hook(self, pool: &Pool) -> Option<&Hook> {
+        match self {
+            Self::Engage => pool.fence.as_ref().map(|fence| &fence.engage),
+            Self::Release => pool.fence.as_ref().map(|fence| &fence.release),
+            Self::Promote => pool.promote.as_ref(),
+        }
+    }
+}
+
+/// Everything outside that a cutover depends on.
+pub(super) trait Outside: Send + Sync + std::fmt::Debug {
+    /// Runs a hook of a pool to its end.
+    fn act(&self, act: Act, pool: PoolId) -> Asked<'_>;
+    /// Opens sessions on a pool that are to fail once it is fenced.
+    fn open_canaries(&self, pool: PoolId) -> Asked<'_>;
+    /// Gives them up.
+    fn close_canaries(&self) -> Asked<'_, ()>;
+    /// Whether a pool is unable to write, by the canaries.
+    fn fenced(&self, pool: PoolId) -> Asked<'_>;
+    /// Whether a pool is unable to write, by fresh logins alone.
+    fn refuses(&self, pool: PoolId) -> Asked<'_>;
+    /// Whether a pool writes, or begins to within this time.
+    fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_>;
+    /// A configured check.
+    fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a>;
+    /// Whether logins of a pool lead to the right mailboxes.
+    fn identity(&self, pool: PoolId) -> Asked<'_>;
+    /// A pool's capabilities.
+    fn capabilities(&self, pool: PoolId) -> Asked<'_, Result<Vec<String>, String>>;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub(super) struct Live {
+    world: Arc<World>,
+    canaries: Mutex<Option<Canaries>>,
+}
+
+impl Live {
+    pub(super) fn new(world: Arc<World>) -> Self {
+        Self { world, canaries: Mutex::default() }
+    }
+
+    async fn run(&self, act: Act, pool: PoolId) -> Answer {
+        let pool = self.world.topology.load().pool(pool).clone();
+        let Some(hook) = act.hook(&pool) else {
+            return Answer::Fail(format!("pool {} has no hook for {}", pool.name, act.name()));
+        };
+        let env = [("BASCULE_POOL", pool.name.clone()), ("BASCULE_ACTION", act.name().to_owned())];
+        let outcome = hooks::run(hook, &env).await;
+        if outcome.succeeded() {
+            return Answer::Pass;
+        }
+        Answer::Fail(format!("{} of pool {}: {outcome}", act.name(), pool.name))
+    }
+}
+
+impl Outside for Live {
+    fn act(&self, act: Act, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.run(act, pool))
+    }
+
+    fn open_canaries(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(async move {
+            match Canaries::open(&self.world, pool).await {
+                Ok(canaries) => {
+                    *self.canaries.lock().await = Some(canaries);
+                    Answer::Pass
+                }
+                Err(why) => Answer::Fail(why),
+            }
+        })
+    }
+
+    fn close_canaries(&self) -> Asked<'_, ()> {
+        Box::pin(async move {
+            if let Some(canaries) = self.canaries.lock().await.take() {
+                canaries.close().await;
+            }
+        })
+    }
+
+    fn fenced(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(async move {
+            match &mut *self.canaries.lock().await {
+                Some(canaries) => canaries.prove_fenced(&self.world).await,
+                None => Answer::Unknown(format!(
+                    "no canary was opened on pool {}",
+                    self.world.topology.load().pool(pool).name
+                )),
+            }
+        })
+    }
+
+    fn refuses(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(proof::refuses(&self.world, pool))
+    }
+
+    fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_> {
+        Box::pin(proof::writes(&self.world, pool, within))
+    }
+
+    fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {
+        Box::pin(async move { exec::ask(check, phase).await.named(&format!("check {}", check.name)) })
+    }
+
+    fn identity(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(identity::prove(&self.world, pool))
+    }
+
+    fn capabilities(&self, pool: PoolId) -> Asked<'_, Result<Vec<String>, String>> {
+        Box::pin(capability::learn(&self.world, pool))
+    }
+}

@@ -1,0 +1,194 @@
+//! The plan: everything that speaks for or against a cutover, looked at before anything is begun.
+//!
+//! Rule: it changes nothing, and what could not be found out forbids as much as what was found wrong.
+
+use std::sync::Arc;
+
+use crate::{
+    checks::{Answer, exec::Phase},
+    config::{Pool, StandbyLogin, Storage, Unmovable},
+    cutover::{
+        course::Course,
+        driver::asked,
+        outside::Outside,
+        types::{Finding, Item, Plan, Refusal, Stage},
+    },
+    session::World,
+    topology::{PoolId, Topology},
+};
+
+/// The pools of a cutover to the pool of this name.
+pub(super) fn pools(topology: &Topology, to: &str) -> Result<[PoolId; 2], Refusal> {
+    let names: Vec<&str> = topology.pools.iter().map(|pool| &*pool.name).collect();
+    let Some(id) = topology.find(to) else {
+        return Err(Refusal::new(
+            format!("there is no pool {to:?}"),
+            format!("the pools are {}", names.join(", ")),
+        ));
+    };
+    if id == topology.active {
+        return Err(Refusal::new(format!("{to} is the active pool already"), ""));
+    }
+    Ok([topology.active, id])
+}
+
+/// Looks at everything.
+pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, stage: Stage) -> Plan {
+    let topology = world.topology.load();
+    let (from, to) = (topology.pool(course.from), topology.pool(course.to));
+    let mut items = vec![not_busy(stage)];
+    items.extend(contracts(world, from, to, course));
+    for (id, pool) in [(course.from, from), (course.to, to)] {
+        let known = outside.capabilities(id).await;
+        items.push(match known {
+            Ok(list) => {
+                item(format!("capabilities of {}", pool.name), Finding::Pass, format!("{} known", list.len()))
+            }
+            Err(why) => item(format!("capabilities of {}", pool.name), Finding::Unknown, why),
+        });
+    }
+    items.push(answered(format!("identity on {}", from.name), outside.identity(course.from).await));
+    items.push(match to.contract.standby_login {
+        StandbyLogin::Yes => answered(format!("identity on {}", to.name), outside.identity(course.to).await),
+        StandbyLogin::No | StandbyLogin::Forbidden => {
+            let saw = "the standby takes no logins; it is proved after the promote";
+            item(format!("identity on {}", to.name), Finding::Note, saw)
+        }
+    });
+    let guards =
+        world.config.cutover.checks.iter().filter(|c| c.guard && c.from == from.name && c.to == to.name);
+    for check in guards {
+        items.push(answered(
+            format!("guard {}", check.name),
+            asked(world, outside, check, Phase::Guard).await,
+        ));
+    }
+    items.push(sessions(world));
+    let before = if to.promote.is_some() || to.fence.is_some() { Stage::Verified } else { Stage::Fenced };
+    let way_back = format!(
+        "until the decision: {}; after it: {}",
+        course.way_back(before),
+        course.way_back(Stage::Soaking)
+    );
+    let go = !items.iter().any(|item| item.answer.blocks());
+    Plan { go, from: from.name.clone(), to: to.name.clone(), items, way_back }
+}
+
+/// The refusal that a NO-GO is.
+pub(super) fn no_go(plan: &Plan) -> Refusal {
+    let blocking = plan.items.iter().filter(|item| item.answer.blocks());
+    let why = blocking.map(|item| format!("{}: {}", item.name, item.saw)).collect();
+    Refusal {
+        why,
+        instead: format!("`bascule cutover plan {}` shows everything that was looked at", plan.to),
+    }
+}
+
+fn item(name: impl Into<String>, answer: Finding, saw: impl Into<String>) -> Item {
+    Item { name: name.into(), answer, saw: saw.into() }
+}
+
+fn answered(name: String, answer: Answer) -> Item {
+    match answer {
+        Answer::Pass => item(name, Finding::Pass, "pass"),
+        Answer::Fail(saw) => item(name, Finding::Fail, saw),
+        Answer::Unknown(why) => item(name, Finding::Unknown, why),
+    }
+}
+
+fn not_busy(stage: Stage) -> Item {
+    match stage {
+        Stage::Idle => item("state", Finding::Pass, "no cutover runs"),
+        Stage::Soaking => item("state", Finding::Note, "a cutover soaks; starting another ends that"),
+        Stage::Armed
+        | Stage::Holding
+        | Stage::Fenced
+        | Stage::CaughtUp
+        | Stage::Promoted
+        | Stage::Verified
+        | Stage::Deciding
+        | Stage::Decided
+        | Stage::Switching
+        | Stage::Resuming
+        | Stage::Aborting
+        | Stage::Limbo => item("state", Finding::Fail, format!("a cutover is {stage}")),
+    }
+}
+
+/// What the configuration alone says.
+fn contracts(world: &World, from: &Arc<Pool>, to: &Arc<Pool>, course: &Course) -> Vec<Item> {
+    let (old, new) = (from.contract.storage, to.contract.storage);
+    let mut items = vec![match (old, new) {
+        (Storage::Shared, Storage::Shared) => {
+            item("storage", Finding::Pass, "shared: one user on one pool at a time")
+        }
+        (Storage::Replicated, Storage::Replicated) => item("storage", Finding::Pass, "replicated"),
+        (Storage::Shared, Storage::Replicated) | (Storage::Replicated, Storage::Shared) => {
+            item("storage", Finding::Fail, format!("{} says {old:?}, {} says {new:?}", from.name, to.name))
+        }
+    }];
+    items.push(match (&from.fence, from.contract.fence_reversible) {
+        (None, _) => item(
+            "fence",
+            Finding::Fail,
+            format!("pool {} has none: nothing could stop its writes", from.name),
+        ),
+        (Some(_), true) => {
+            item("fence", Finding::Pass, format!("{} has one, and it can be released", from.name))
+        }
+        (Some(_), false) => item(
+            "fence",
+            Finding::Note,
+            format!("{}'s cannot be released: an abort after it ends in Limbo", from.name),
+        ),
+    });
+    items.push(if to.promote.is_none() && to.fence.is_none() {
+        let saw = format!("{} has neither promote nor fence: it is able to write at all times", to.name);
+        item("promote", Finding::Note, saw)
+    } else if course.terms.promote_can_be_undone() {
+        item("promote", Finding::Pass, format!("{} can be made able to write, and unable again", to.name))
+    } else {
+        let saw = format!("{}'s cannot be undone by its fence: an abort after it ends in Limbo", to.name);
+        item("promote", Finding::Note, saw)
+    });
+    for pool in [from, to] {
+        if pool.probes.is_empty() {
+            let saw = format!("pool {} has no probe account: nothing can be proved on it", pool.name);
+            items.push(item("probes", Finding::Fail, saw));
+        }
+    }
+    let barriers: Vec<&str> = (world.config.cutover.checks.iter())
+        .filter(|check| check.barrier && check.from == from.name && check.to == to.name)
+        .map(|check| &*check.name)
+        .collect();
+    items.push(match (barriers.is_empty(), old) {
+        (false, _) => item("barriers", Finding::Pass, barriers.join(", ")),
+        (true, Storage::Shared) => item("barriers", Finding::Note, "none: both pools use one store"),
+        (true, Storage::Replicated) => {
+            let saw = "none: nothing would show that the new pool has everything";
+            item("barriers", Finding::Fail, saw)
+        }
+    });
+    let budget = &world.config.cutover;
+    items.push(item(
+        "decision",
+        Finding::Note,
+        format!("bascule decides, at most {:?} after the gate shut", budget.max_hold - budget.abort_reserve),
+    ));
+    items
+}
+
+fn sessions(world: &World) -> Item {
+    let all = world.registry.all();
+    let unmovable =
+        all.iter().filter(|handle| handle.info().pipe || handle.info().unmovable.is_some()).count();
+    let saw = format!("{} sessions, {unmovable} of them known to be unmovable", all.len());
+    let allowed = match world.config.cutover.unmovable {
+        Unmovable::Abort => 0,
+        Unmovable::Upto(allowed) => allowed,
+    };
+    if unmovable > allowed {
+        return item("sessions", Finding::Fail, format!("{saw}; {allowed} are allowed (cutover.unmovable)"));
+    }
+    item("sessions", if unmovable > 0 { Finding::Note } else { Finding::Pass }, saw)
+}
