@@ -2,7 +2,7 @@
 //!
 //! Rule: it changes nothing, and what could not be found out forbids as much as what was found wrong.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     checks::{Answer, exec::Phase},
@@ -16,6 +16,11 @@ use crate::{
     session::World,
     topology::{PoolId, Topology},
 };
+
+/// How often a standby is asked for markers that replication has to bring, and the pause between.
+const MARKER_TRIES: u32 = 20;
+/// See [`MARKER_TRIES`].
+const MARKER_PAUSE: Duration = Duration::from_millis(250);
 
 /// The pools of a cutover to the pool of this name.
 pub(super) fn pools(topology: &Topology, to: &str) -> Result<[PoolId; 2], Refusal> {
@@ -49,7 +54,7 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     }
     items.push(answered(format!("identity on {}", from.name), outside.identity(course.from).await));
     items.push(match to.contract.standby_login {
-        StandbyLogin::Yes => answered(format!("identity on {}", to.name), outside.identity(course.to).await),
+        StandbyLogin::Yes => answered(format!("identity on {}", to.name), standby_identity(outside, course.to).await),
         StandbyLogin::No | StandbyLogin::Forbidden => {
             let saw = "the standby takes no logins; it is proved after the promote";
             item(format!("identity on {}", to.name), Finding::Note, saw)
@@ -72,6 +77,17 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     );
     let go = !items.iter().any(|item| item.answer.blocks());
     Plan { go, from: from.name.clone(), to: to.name.clone(), items, way_back }
+}
+
+/// The markers were written on the active pool a moment ago: replication is given time to bring them.
+async fn standby_identity(outside: &dyn Outside, pool: PoolId) -> Answer {
+    for _ in 0..MARKER_TRIES {
+        match outside.identity(pool).await {
+            Answer::Unknown(_) => tokio::time::sleep(MARKER_PAUSE).await,
+            answer @ (Answer::Pass | Answer::Fail(_)) => return answer,
+        }
+    }
+    outside.identity(pool).await
 }
 
 /// The refusal that a NO-GO is.

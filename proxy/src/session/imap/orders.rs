@@ -361,7 +361,10 @@ impl Session {
             return Ok(());
         }
         if self.backend.is_some() {
-            return self.give_up_old(topology);
+            self.give_up_old(topology)?;
+            if self.backend.is_some() || self.errand.is_some() {
+                return Ok(());
+            }
         }
         let pool = topology.active;
         let standing = Standing { backend: Some(pool), ..Standing::default() };
