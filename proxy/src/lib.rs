@@ -19,4 +19,4 @@ pub mod cutover;
 
 pub mod admin;
 
-//APP pub mod app;
+pub mod app;

@@ -1,2 +1,14 @@
-//! x
-fn main() {}
+//! The binary: reads the command line and hands over to `app`.
+//!
+//! Rule: the cryptography is chosen here, before anything can ask for it.
+
+use std::process::ExitCode;
+
+use bascule::{admin::cli::Cli, app};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // It fails only when a provider is there already, and this is the first statement of the process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    app::run(Cli::parse()).into()
+}

@@ -3,7 +3,10 @@
 //! Rule: every label value exists at zero from the start, so that an alert can be written before the first event;
 //! a value that is not listed here counts as `other`. Handles are resolved once; no command looks up a label.
 
-use std::{io, str::FromStr};
+use std::{
+    io::{self, IsTerminal as _},
+    str::FromStr,
+};
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -52,7 +55,10 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
             return Err(format!("{LOG_VARIABLE}: {error}: write something like info,bascule=debug"));
         }
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let set = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

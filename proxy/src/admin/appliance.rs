@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
-    cutover::types::{Plan, Refusal, Report, Status},
+    cutover::{
+        Control,
+        types::{Plan, Refusal, Report, Status},
+    },
     gate::Phase,
-    session::registry::Handle,
+    session::{World, registry::Handle},
     topology::Topology,
 };
 
@@ -36,6 +39,80 @@ pub trait Appliance: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Whether clients can be served; otherwise why not.
     fn ready(&self) -> Result<(), String>;
+}
+
+/// The process itself.
+#[derive(Debug)]
+pub struct Process {
+    /// What the sessions share.
+    pub world: Arc<World>,
+    /// The cutovers.
+    pub control: Arc<Control>,
+}
+
+impl Appliance for Process {
+    fn status(&self) -> Status {
+        self.control.status()
+    }
+
+    fn watch(&self) -> watch::Receiver<Status> {
+        self.control.watch()
+    }
+
+    async fn plan(&self, to: &str) -> Result<Plan, Refusal> {
+        self.control.plan(to).await
+    }
+
+    async fn start(self: &Arc<Self>, to: &str) -> Result<u64, Refusal> {
+        self.control.start(to).await
+    }
+
+    fn abort(&self, reason: &str) -> Result<(), Refusal> {
+        self.control.abort(reason)
+    }
+
+    async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {
+        self.control.adopt(pool, reason).await
+    }
+
+    fn report(&self) -> Option<Report> {
+        self.control.report()
+    }
+
+    fn sessions(&self) -> Vec<SessionRow> {
+        let topology = self.world.topology.load();
+        let all = self.world.registry.all();
+        let mut rows: Vec<SessionRow> =
+            all.iter().map(|session| SessionRow::of(session, &topology)).collect();
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+
+    fn metrics(&self) -> String {
+        let (status, metrics) = (self.status(), &self.world.metrics);
+        metrics.cutover_state.set(status.state.name());
+        metrics.gate_state.set(gate_name(status.gate));
+        metrics.active_pool.set(&status.active);
+        metrics.epoch.set(status.epoch.0.into());
+        metrics.render()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let status = self.status();
+        readiness(self.world.pinned.load().is_some(), status.gate, status.limbo.as_deref())
+    }
+}
+
+/// The phase as metrics and people read it.
+pub fn gate_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Open => "open",
+        Phase::Shut => "shut",
+        Phase::Expired => "expired",
+        Phase::Deciding => "deciding",
+        Phase::Decided => "decided",
+        Phase::FailStop => "fail_stop",
+    }
 }
 
 /// Where the process is in its life.

@@ -7,6 +7,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::telemetry::LogFormat;
+
 /// Where the configuration is looked for when neither `--config` nor `BASCULE_CONFIG` says.
 pub const DEFAULT_CONFIG: &str = "/etc/bascule/bascule.toml";
 
@@ -70,7 +72,11 @@ pub enum Command {
     /// stops accepting, says farewell to the sessions over `limits.shutdown` and exits; a second one exits at
     /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"). Exits 0, 1 or 2.
     #[command(after_long_help = "Example:\n  BASCULE_LOG=info,bascule::session=debug bascule serve")]
-    Serve,
+    Serve {
+        /// How log lines look: text or json
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        log: LogFormat,
+    },
     /// Check the configuration and the files that it names; change nothing.
     ///
     /// Needs no running bascule and contacts no pool. Exits 0 or 2.
@@ -104,9 +110,10 @@ pub enum Cutover {
     /// Move every session to another pool.
     ///
     /// Shows the plan, asks for the pool's name as confirmation, then shows the state, the time left, what is
-    /// waited for by name and which way back is open, until the cutover is over (soaking included), and
-    /// ends with the report. It aborts by itself when `cutover.max_hold` cannot be kept. Ctrl-C leaves the
-    /// display, not the cutover. Exits 0, 1, 2, 3, 4, 5 or 130.
+    /// waited for by name and which way back is open, until every session has moved (or is back), and ends with
+    /// the report; soaking goes on behind it. In Limbo it ends with the status instead. A cutover aborts by
+    /// itself when `cutover.max_hold` cannot be kept. Ctrl-C leaves the display, not the cutover.
+    /// Exits 0, 1, 2, 3, 4, 5 or 130.
     #[command(
         after_long_help = "Examples:\n  bascule cutover start v5\n  bascule cutover start v5 --yes --json"
     )]
@@ -120,7 +127,7 @@ pub enum Cutover {
     },
     /// Follow the cutover that runs, as `start` shows it.
     ///
-    /// Waits until it is over. Exits 0, 1 (none runs), 3, 4, 5 or 130.
+    /// Waits until every session has moved or is back. Exits 0, 1 (none runs), 3, 4, 5 or 130.
     #[command(after_long_help = "Example:\n  bascule cutover watch")]
     Watch,
     /// Go back to the old pool.

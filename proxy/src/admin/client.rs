@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("bascule is not running: {socket}: {error}", socket = .socket.display())]
+    #[error("not running: {socket}: {error}", socket = .socket.display())]
     NotRunning {
         /// The socket's path.
         socket: PathBuf,
@@ -45,13 +45,13 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The connection ended, or what came is not HTTP.
-    #[error("bascule stopped answering: {0}")]
+    #[error("stopped answering: {0}")]
     Lost(#[from] hyper::Error),
     /// The stream of changes ended: bascule is stopping.
-    #[error("bascule stopped answering")]
+    #[error("stopped answering")]
     Ended,
     /// The answer is not understood.
-    #[error("bascule answered what this version does not understand ({0}): do both have the same version?")]
+    #[error("the answer is not what this version understands ({0}): do both have the same version?")]
     Foreign(String),
     /// It was understood and refused.
     #[error(transparent)]

@@ -17,7 +17,7 @@ use crate::{
         progress::Progress,
         show, socket,
     },
-    cutover::types::{Outcome, Refusal, Report, Status},
+    cutover::types::{Outcome, Refusal, Report, Stage, Status},
 };
 
 /// The client of the bascule that this configuration belongs to. Only `state_dir` is read, so that status and
@@ -70,7 +70,8 @@ fn json<T: Serialize>(value: &T) -> String {
     text.map_or_else(|e| format!("{{\"why\": [\"{e}\"], \"instead\": \"\"}}\n"), |text| text + "\n")
 }
 
-fn tell(text: &str) {
+/// Words for whoever sits there, on stderr.
+pub fn tell(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -204,36 +205,48 @@ async fn adopt(
     Ok(Exit::Done)
 }
 
-/// Shows cutover `id` until it is over, then its report.
+/// Shows cutover `id` until every session has moved or is back, then its report.
 async fn follow(client: &Client, output: Output, id: u64) -> Result<Exit, ClientError> {
     let mut changes = client.watch().await?;
     let mut progress = Progress::new(!output.json && io::stderr().is_terminal());
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     let mut interrupted = Box::pin(tokio::signal::ctrl_c());
-    let mut runs = true;
+    let mut seen = None;
     loop {
-        tokio::select! {
-            change = changes.next() => {
-                let status = change?.ok_or(ClientError::Ended)?;
-                progress.update(&status);
-                runs = status.cutover.as_ref().is_some_and(|running| running.id == id);
-                if status.limbo.is_some() {
-                    progress.clear();
-                    output.say(&status, |s| show::status(s, now_ms()));
-                    return Ok(Exit::Limbo);
-                }
+        let status = tokio::select! {
+            change = changes.next() => change?.ok_or(ClientError::Ended)?,
+            _ = tick.tick() => {
+                progress.draw();
+                continue;
             }
-            _ = tick.tick() => progress.draw(),
             _ = &mut interrupted => {
                 progress.clear();
                 tell("\nThe cutover goes on. Follow it: bascule cutover watch. Go back: bascule cutover abort.\n");
                 return Ok(Exit::Interrupted);
             }
+        };
+        progress.update(&status);
+        if status.limbo.is_some() {
+            progress.clear();
+            output.say(&status, |s| show::status(s, now_ms()));
+            return Ok(Exit::Limbo);
         }
-        // Right after the start the status may still be the one from before; the report tells both apart.
-        if !runs && let Some(report) = client.report().await?.filter(|report| report.id == id) {
+        let ours = status.cutover.clone().filter(|running| running.id == id);
+        let runs = ours.is_some() && status.state != Stage::Soaking;
+        seen = ours.or(seen);
+        if runs {
+            continue;
+        }
+        if let Some(report) = client.report().await?.filter(|report| report.id == id) {
             progress.clear();
             return Ok(finish(&report, output));
+        }
+        // Right after the start the status may still be the one from before. Afterwards only a cutover that an
+        // earlier process decided has no report.
+        if let Some(running) = &seen {
+            progress.clear();
+            output.say(&status, |s| show::status(s, now_ms()));
+            return Ok(if status.active == running.to { Exit::Done } else { Exit::Aborted });
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     admin::{
         api,
-        appliance::{Appliance, Life, SessionRow},
+        appliance::{Appliance, Life, SessionRow, gate_name},
         cli::{Cli, Command, Cutover, DEFAULT_CONFIG, Exit, Sessions},
         client::{Client, ClientError},
         command::{self, Output},
@@ -23,6 +23,7 @@ use crate::{
     cutover::types::*,
     gate::Phase,
     session::holds::Summary,
+    telemetry::{LogFormat, labels},
     topology::Epoch,
 };
 
@@ -132,8 +133,7 @@ impl Appliance for Fake {
         let fake = self.clone();
         tokio::spawn(async move {
             for status in fake.script.clone() {
-                let last = status.cutover.is_none();
-                if last {
+                if matches!(status.state, Stage::Idle | Stage::Soaking) {
                     *fake.report.lock().unwrap() = Some(done(fake.outcome));
                 }
                 fake.status.send_replace(status);
@@ -236,6 +236,23 @@ async fn a_cutover_that_enters_limbo_does_not_hang_the_command() {
     assert_eq!(run(&rig.client, start_v5()).await, Exit::Limbo);
     assert_eq!(run(&rig.client, Cutover::Watch).await, Exit::Limbo);
     assert_eq!(command::status(&rig.client, JSON).await, Exit::Limbo);
+}
+
+#[tokio::test]
+async fn soaking_is_not_waited_for() {
+    let soaking = Status { state: Stage::Soaking, active: "v5".into(), gate: Phase::Open, ..holding() };
+    let rig = rig(Fake { script: vec![holding(), soaking], ..Fake::new(Outcome::Done) }).await;
+    assert_eq!(run(&rig.client, start_v5()).await, Exit::Done);
+    assert_eq!(run(&rig.client, Cutover::Watch).await, Exit::Done);
+}
+
+#[tokio::test]
+async fn a_cutover_of_an_earlier_process_has_no_report_and_is_not_waited_for() {
+    let fake = Fake::new(Outcome::Done);
+    let soaking = Status { state: Stage::Soaking, active: "v5".into(), gate: Phase::Open, ..holding() };
+    fake.status.send_replace(soaking);
+    let rig = rig(fake).await;
+    assert_eq!(run(&rig.client, Cutover::Watch).await, Exit::Done);
 }
 
 #[tokio::test]
@@ -381,6 +398,9 @@ fn the_command_line_parses_as_documented() {
     let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|cli| cli.command);
     assert_eq!(parse("bascule init --active v4").unwrap(), Command::Init { active: "v4".into() });
     assert_eq!(parse("bascule check-config --json").unwrap(), Command::CheckConfig);
+    assert_eq!(parse("bascule serve --log json").unwrap(), Command::Serve { log: LogFormat::Json });
+    assert_eq!(parse("bascule serve").unwrap(), Command::Serve { log: LogFormat::Text });
+    assert!(parse("bascule serve --log xml").is_err());
     assert_eq!(parse("bascule sessions list").unwrap(), Command::Sessions(Sessions::List));
     assert_eq!(parse("bascule cutover start v5 --yes --json").unwrap(), Command::Cutover(start_v5()));
     let reason = "asked for by the operator".into();
@@ -447,6 +467,15 @@ fn every_state_has_a_meaning_and_a_next_step() {
         let text = show::status(&Status { state, ..holding() }, 0);
         assert!(text.contains(&format!("{}: {}", state.name(), show::meaning(state))), "{text}");
         assert_eq!(serde_json::to_value(state).unwrap(), state.name(), "JSON and text name it alike");
+        assert!(labels::STATES.contains(&state.name()), "{state} has no metric");
+    }
+}
+
+#[test]
+fn every_phase_of_the_gate_has_one_name() {
+    for gate in [Phase::Open, Phase::Shut, Phase::Expired, Phase::Deciding, Phase::Decided, Phase::FailStop] {
+        assert_eq!(serde_json::to_value(gate).unwrap(), gate_name(gate));
+        assert!(labels::GATE.contains(&gate_name(gate)));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::session::registry::{Order, Registry};
 const GENTLE: Duration = Duration::from_millis(20);
 
 /// Orders every session to end, spread over `within`, and waits for them. Returns how many are left.
-pub async fn say(registry: &Registry, within: Duration) -> usize {
+pub(super) async fn say(registry: &Registry, within: Duration) -> usize {
     let end = Instant::now() + within;
     let sessions = registry.all();
     // The last tenth is for the last ones to say it.

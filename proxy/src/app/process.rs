@@ -17,7 +17,7 @@ const FILES_PER_SESSION: u64 = 3;
 const FILES_APART: u64 = 128;
 
 /// Creates the state_dir for its owner alone, or checks the one that is there.
-pub fn create_state_dir(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn create_state_dir(dir: &Path) -> anyhow::Result<()> {
     if !dir.exists() {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.with_context(|| format!("{}: cannot be created", dir.display()))?;
@@ -26,7 +26,7 @@ pub fn create_state_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Refuses a state_dir that others may read, or that another user owns: it holds users' mail while it moves.
-pub fn check_state_dir(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn check_state_dir(dir: &Path) -> anyhow::Result<()> {
     let path = dir.display();
     let meta = match fs::metadata(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -48,14 +48,14 @@ pub fn check_state_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Forbids core dumps and tracing by others: memory holds passwords and mail.
-pub fn forbid_core_dumps() {
+pub(super) fn forbid_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps could not be forbidden");
     }
 }
 
 /// Raises the limit of open files as far as the system allows, and says what that is enough for.
-pub fn raise_open_files(connections: usize) {
+pub(super) fn raise_open_files(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {

@@ -7,11 +7,15 @@ use std::{collections::BTreeMap, fmt::Debug};
 use crate::config::Config;
 
 /// Reads the configuration and the certificates again.
-pub fn reload(running: &Config, certificates: Option<&bascule_certs::Store>) {
+pub(super) fn reload(running: &Config, certificates: Option<&bascule_certs::Store>) {
     match Config::load(&running.path) {
         Err(error) => tracing::error!(%error, "reload: the configuration is refused, nothing changed"),
         Ok(new) => {
-            for what in changes(running, &new) {
+            let changed = changes(running, &new);
+            if changed.is_empty() {
+                tracing::info!("reload: nothing in the configuration needs a restart");
+            }
+            for what in changed {
                 tracing::warn!("reload: {what} changed and needs a restart");
             }
         }
@@ -49,4 +53,51 @@ fn tables<T: Debug>(name: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String
     keys.dedup();
     let differs = |key: &&&String| print(old.get(**key)) != print(new.get(**key));
     keys.iter().filter(differs).map(|key| format!("[{name}.{key}]")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    const FILE: &str = r#"
+[server]
+hostname = "mail.example.org"
+state_dir = "/var/lib/bascule"
+
+[listener.imap]
+protocol = "imap"
+bind = ["127.0.0.1:1143"]
+tls = "none"
+
+[pool.v4]
+contract = { storage = "replicated" }
+capabilities = ["IMAP4rev1"]
+[pool.v4.imap]
+servers = ["127.0.0.1:143"]
+tls = { mode = "none" }
+"#;
+
+    fn load(dir: &Path, text: &str) -> Config {
+        let path = dir.join("bascule.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap_or_else(|error| panic!("{}", error.render()))
+    }
+
+    #[test]
+    fn changes_are_named_by_their_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = load(dir.path(), FILE);
+        assert!(changes(&old, &load(dir.path(), FILE)).is_empty());
+
+        let moved = FILE.replace("127.0.0.1:143\"", "127.0.0.2:143\"").replace(":1143", ":1144");
+        assert_eq!(changes(&old, &load(dir.path(), &moved)), ["[listener.imap]", "[pool.v4]"]);
+
+        let more = format!("{FILE}\n[cutover]\nsoak = \"3m\"\n[limits]\nconnections = 7\n");
+        assert_eq!(changes(&old, &load(dir.path(), &more)), ["[cutover]", "[limits]"]);
+
+        let renamed = FILE.replace("listener.imap", "listener.mail");
+        assert_eq!(changes(&old, &load(dir.path(), &renamed)), ["[listener.imap]", "[listener.mail]"]);
+    }
 }

@@ -1,0 +1,59 @@
+//! The ports: bound all or none, then accepted on.
+//!
+//! Rule: a port that cannot be bound is named with its table, and nothing is served on the others.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
+
+use crate::{
+    config::ListenerTls,
+    net::listener,
+    session::{
+        World,
+        imap::{self, Door},
+    },
+};
+
+/// Binds every listener and serves on them, on the data plane, until `stop` says so.
+pub(super) fn open(
+    world: &Arc<World>,
+    certificates: Option<Arc<bascule_certs::Store>>,
+    data: &Handle,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    // Sockets belong to the runtime that they are made in.
+    let _data = data.enter();
+    let tls = certificates.map(bascule_certs::server_config).transpose()?;
+    let mut bound = Vec::new();
+    for config in world.config.listeners.values() {
+        let name: Arc<str> = config.name.as_str().into();
+        let tls = match config.tls {
+            ListenerTls::None => None,
+            ListenerTls::Starttls | ListenerTls::Implicit => tls.clone(),
+        };
+        let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), tls });
+        for &address in &config.bind {
+            bound.push((bind(address, &format!("listener.{}", config.name))?, door.clone()));
+        }
+    }
+    let permits = Arc::new(Semaphore::new(world.config.limits.connections));
+    for (port, door) in bound {
+        let serve = move |tcp, peer, permit| imap::serve(door.clone(), tcp, peer, permit);
+        data.spawn(listener::accept(port, permits.clone(), stop.clone(), serve));
+    }
+    Ok(())
+}
+
+/// Binds one address of a table of the configuration.
+pub(super) fn bind(address: SocketAddr, table: &str) -> anyhow::Result<TcpListener> {
+    let port =
+        listener::bind(address).with_context(|| format!("[{table}]: {address} cannot be listened on"))?;
+    tracing::info!(%address, table, "listening");
+    Ok(port)
+}

@@ -1,0 +1,136 @@
+//! `bascule serve`: from the configuration to open listeners, and back.
+//!
+//! Rule: nothing is listened on before the journal says which pool is active and the recovery is over.
+//!
+//! Two runtimes, so that saturated relays never starve the switch and a hung check never stalls a session:
+//! the data plane serves clients; the control plane has the cutover, the API and the signals.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::watch,
+};
+
+use crate::{
+    admin::{
+        api,
+        appliance::{Life, Process},
+        observe, socket,
+    },
+    app::{
+        capabilities, listen,
+        local::{self, Failed},
+        process, reload,
+        stop::{Signals, wind_down},
+    },
+    config::Config,
+    cutover::{
+        Control,
+        journal::{self, Journal, Recovered},
+    },
+    gate::Gate,
+    net::{spool::Spool, tls::Connectors},
+    session::World,
+    telemetry::{self, LogFormat, Metrics},
+    topology::{Current, Topology},
+};
+
+type Certificates = Option<Arc<bascule_certs::Store>>;
+
+/// Runs until it is told to end.
+pub(super) fn serve(path: &Path, log: LogFormat) -> Result<(), Failed> {
+    telemetry::init_logs(log).map_err(anyhow::Error::msg)?;
+    process::forbid_core_dumps();
+    let config = Arc::new(Config::load(path)?);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
+    run(config)?;
+    Ok(())
+}
+
+fn run(config: Arc<Config>) -> anyhow::Result<()> {
+    let dir = &config.server.state_dir;
+    process::check_state_dir(dir)?;
+    process::raise_open_files(config.limits.connections);
+    let certificates = local::certificates(&config)?;
+    let (journal, recovered) = journal::open(dir, &config)?;
+    let data = runtime("data", config.server.threads)?;
+    let control = runtime("control", 1)?;
+    let world = Arc::new(world(config.clone(), &recovered)?);
+    let result = control.block_on(operate(world, journal, recovered, certificates, data.handle()));
+    // Whatever still runs has had its time.
+    data.shutdown_background();
+    control.shutdown_background();
+    result
+}
+
+/// A runtime with so many threads; 0 is one per core.
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.thread_name(name).enable_all().build().context("the runtime could not be started")
+}
+
+fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
+    let metrics = Arc::new(Metrics::new());
+    metrics.prepare(&config);
+    let topology =
+        Topology { pools: config.pools.clone().into(), active: recovered.active, epoch: recovered.epoch };
+    Ok(World {
+        gate: Gate::new(topology.epoch),
+        topology: Current::new(topology),
+        registry: Arc::default(),
+        pinned: ArcSwap::from_pointee(None),
+        connectors: Connectors::new(&config.pools)?,
+        holds: Default::default(),
+        spool: Spool::new(&config.server.state_dir, config.limits.spool)
+            .context("the spool cannot be made")?,
+        metrics,
+        config,
+    })
+}
+
+async fn operate(
+    world: Arc<World>,
+    journal: Journal,
+    recovered: Recovered,
+    certificates: Certificates,
+    data: &Handle,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let life = watch::Sender::new(Life::Starting);
+    let control = Control::new(world.clone(), journal, recovered);
+    let process = Arc::new(Process { world: world.clone(), control: control.clone() });
+
+    let api = socket::bind(&world.config.server.state_dir.join(socket::NAME)).await?;
+    tokio::spawn(api::serve(api, process.clone(), life.subscribe()));
+    if let Some(address) = world.config.server.observe {
+        let port = listen::bind(address, "server")?;
+        tokio::spawn(observe::serve(port, process.clone(), life.subscribe()));
+    }
+
+    capabilities::load(&world);
+    tokio::select! {
+        () = control.recover() => {}
+        () = signals.end() => return Ok(()),
+    }
+    tokio::spawn(capabilities::learn(world.clone()));
+    let (stop, stopped) = watch::channel(false);
+    listen::open(&world, certificates.clone(), data, &stopped)?;
+    life.send_replace(Life::Serving);
+    let topology = world.topology.load();
+    tracing::info!(active = topology.active().name, epoch = topology.epoch.0, "serving");
+
+    signals.end_or_reload(|| reload::reload(&world.config, certificates.as_deref())).await;
+    life.send_replace(Life::Stopping);
+    stop.send_replace(true);
+    tokio::select! {
+        () = wind_down(&*process, &world.registry, world.config.limits.shutdown) => {}
+        () = signals.end() => tracing::warn!("told to end a second time"),
+    }
+    Ok(())
+}
