@@ -2,7 +2,11 @@
 //!
 //! Rule: a port that cannot be bound is named with its table, and nothing is served on the others.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -19,6 +23,9 @@ use crate::{
         imap::{self, Door},
     },
 };
+
+/// How exact keepalives and ceilings are.
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// Binds every listener and serves on them, on the data plane, until `stop` says so.
 pub(super) fn open(
@@ -42,12 +49,22 @@ pub(super) fn open(
             bound.push((bind(address, &format!("listener.{}", config.name))?, door.clone()));
         }
     }
+    data.spawn(sweep(world.clone()));
     let permits = Arc::new(Semaphore::new(world.config.limits.connections));
     for (port, door) in bound {
         let serve = move |tcp, peer, permit| imap::serve(door.clone(), tcp, peer, permit);
         data.spawn(listener::accept(port, permits.clone(), stop.clone(), serve));
     }
     Ok(())
+}
+
+/// Wakes sessions whose time has come, so that none of them needs a timer of its own.
+async fn sweep(world: Arc<World>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        world.registry.sweep(Instant::now());
+    }
 }
 
 /// Binds one address of a table of the configuration.

@@ -54,7 +54,9 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     }
     items.push(answered(format!("identity on {}", from.name), outside.identity(course.from).await));
     items.push(match to.contract.standby_login {
-        StandbyLogin::Yes => answered(format!("identity on {}", to.name), standby_identity(outside, course.to).await),
+        StandbyLogin::Yes => {
+            answered(format!("identity on {}", to.name), standby_identity(outside, course.to).await)
+        }
         StandbyLogin::No | StandbyLogin::Forbidden => {
             let saw = "the standby takes no logins; it is proved after the promote";
             item(format!("identity on {}", to.name), Finding::Note, saw)
