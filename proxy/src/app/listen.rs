@@ -52,8 +52,10 @@ pub(super) fn open(
     data.spawn(sweep(world.clone()));
     let permits = Arc::new(Semaphore::new(world.config.limits.connections));
     for (port, door) in bound {
+        let metrics = world.metrics.clone();
+        let full = move || metrics.limits_hit.count("connections");
         let serve = move |tcp, peer, permit| imap::serve(door.clone(), tcp, peer, permit);
-        data.spawn(listener::accept(port, permits.clone(), stop.clone(), serve));
+        data.spawn(listener::accept(port, permits.clone(), stop.clone(), full, serve));
     }
     Ok(())
 }
@@ -64,6 +66,7 @@ async fn sweep(world: Arc<World>) {
     loop {
         ticks.tick().await;
         world.registry.sweep(Instant::now());
+        world.metrics.uploads_spooled.set(i64::try_from(world.spool.used()).unwrap_or(i64::MAX));
     }
 }
 

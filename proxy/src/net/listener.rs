@@ -29,16 +29,21 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop` says so; `serve` gets each connection with its permit in a task of its own.
+/// Accepts until `stop` says so; `full` is told when no permit is left and the kernel's backlog takes over. `serve`
+/// gets each connection with its permit in a task of its own.
 pub async fn accept<F>(
     listener: TcpListener,
     permits: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
+    full: impl Fn(),
     serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
+        if permits.available_permits() == 0 {
+            full();
+        }
         let permit = tokio::select! {
             permit = permits.clone().acquire_owned() => permit,
             _ = stop.wait_for(|stop| *stop) => return,

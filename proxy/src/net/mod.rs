@@ -4,6 +4,7 @@
 
 pub mod listener;
 pub mod outgoing;
+pub mod proxy_protocol;
 pub mod spool;
 pub mod stream;
 pub mod tls;

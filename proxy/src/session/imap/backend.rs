@@ -35,6 +35,7 @@ impl Session {
             let run = [&step.owned[..], &input[..step.forward]];
             for bytes in run.into_iter().filter(|b| !b.is_empty()) {
                 self.last_output = Instant::now();
+                self.counts.to_client += bytes.len() as u64;
                 if self.to_client.push(&mut self.client, bytes).is_err() {
                     return Err(End::Client);
                 }
@@ -63,8 +64,9 @@ impl Session {
                 Ok(())
             }
             Event::Answered(tag) => {
-                if self.sending.as_ref().is_some_and(|s| s.sent.tag == tag) {
-                    self.sending = None;
+                if let Some(refused) = self.sending.take_if(|s| s.sent.tag == tag)
+                    && refused.since.is_some()
+                {
                     self.world().metrics.held_commands.dec();
                 }
                 if let Some(upload) = self.upload.as_mut().filter(|u| u.tag == tag) {
@@ -133,7 +135,7 @@ impl Session {
         self.say(&told);
         let uploads = self.detach_uploads();
         self.backend = None;
-        self.queue.mark_held(Instant::now());
+        self.mark_held();
         self.sync_word();
         uploads
     }

@@ -91,6 +91,7 @@ impl Session {
                 Verdict::Own(own) => Todo::Own(own),
                 Verdict::Close(bytes) => Todo::Close(bytes),
             };
+            self.counts.from_client += n as u64;
             Pin::new(&mut self.client).consume(n);
             self.apply(todo)?;
         }

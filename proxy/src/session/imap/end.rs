@@ -81,7 +81,7 @@ impl Session {
     }
 
     pub(super) async fn end(mut self, end: End) {
-        self.world().metrics.commands.inc_by(self.commands);
+        self.counts.flush(&self.door.world.metrics, true);
         let gauge = self.world().metrics.held_commands.clone();
         let mut waiting = i64::from(self.sending.as_ref().is_some_and(|s| s.since.is_some()));
         while let Some(held) = self.queue.pop() {

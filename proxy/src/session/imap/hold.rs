@@ -85,11 +85,14 @@ impl Queue {
         self.commands.front()
     }
 
-    /// The gate shut while these waited for their turn.
-    pub(super) fn mark_held(&mut self, now: Instant) {
-        for held in &mut self.commands {
-            held.since.get_or_insert(now);
+    /// The gate shut while these waited for their turn. Returns how many were not marked before.
+    pub(super) fn mark_held(&mut self, now: Instant) -> i64 {
+        let mut newly = 0;
+        for held in self.commands.iter_mut().filter(|held| held.since.is_none()) {
+            held.since = Some(now);
+            newly += 1;
         }
+        newly
     }
 
     /// Streamed uploads whose backend is gone become whole ones; one that was not kept cannot be sent again.

@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     config::{Listener, ListenerTls},
-    net::stream::Leg,
+    net::{proxy_protocol, stream::Leg},
     session::World,
 };
 
@@ -44,6 +44,25 @@ pub struct Door {
 }
 
 impl Door {
+    /// The client's address: the peer's, or what the PROXY header of a trusted peer says.
+    async fn client_behind(&self, tcp: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        if !self.listener.proxy_trusted.iter().any(|network| network.contains(peer.ip())) {
+            return Some(peer);
+        }
+        match timeout(self.world.config.limits.handshake, proxy_protocol::read(tcp)).await {
+            Ok(Ok(client)) => Some(client.unwrap_or(peer)),
+            failed => {
+                let why = failed.map_or_else(
+                    |_| "too slow".to_owned(),
+                    |r| r.err().map_or_else(String::new, |e| e.to_string()),
+                );
+                tracing::warn!(%peer, listener = %self.name, why, "PROXY header");
+                self.world.metrics.connections_refused.count("proxy_header");
+                None
+            }
+        }
+    }
+
     async fn handshake(&self, tcp: TcpStream) -> Option<Leg> {
         let acceptor = TlsAcceptor::from(self.tls.clone()?);
         let refused = &self.world.metrics.connections_refused;
@@ -63,8 +82,9 @@ impl Door {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(door: Arc<Door>, tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     door.world.metrics.connections_accepted.inc();
+    let Some(peer) = door.client_behind(&mut tcp, peer).await else { return };
     let client = match door.listener.tls {
         ListenerTls::Implicit => door.handshake(tcp).await,
         ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),

@@ -29,9 +29,11 @@ use super::{
     upload::{Sending, Upload},
 };
 use crate::{
+    config,
     gate::Standing,
     net::{outgoing::Outgoing, stream::Leg},
     session::{World, registry::Entry},
+    telemetry::Metrics,
     topology::{Epoch, PoolId},
 };
 
@@ -54,6 +56,28 @@ pub(super) struct WaitingLiteral {
     pub(super) line: Vec<u8>,
     pub(super) literal: Literal,
     pub(super) since: Instant,
+}
+
+/// Counted here and added to the metrics in batches, so that no command costs a shared write.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) commands: u64,
+    pub(super) from_client: u64,
+    pub(super) to_client: u64,
+}
+
+impl Counts {
+    /// How many commands make a batch.
+    const BATCH: u64 = 64;
+
+    pub(super) fn flush(&mut self, metrics: &Metrics, all: bool) {
+        if all || self.commands >= Self::BATCH {
+            let Self { commands, from_client, to_client } = std::mem::take(self);
+            metrics.commands.inc_by(commands);
+            metrics.bytes_from_clients.inc_by(from_client);
+            metrics.bytes_to_clients.inc_by(to_client);
+        }
+    }
 }
 
 /// Why a session ends.
@@ -87,7 +111,7 @@ pub(super) struct Session {
     pub(super) waiting_literal: Option<WaitingLiteral>,
     pub(super) generation: u64,
     pub(super) standing: Standing,
-    pub(super) commands: u64,
+    pub(super) counts: Counts,
     pub(super) last_input: Instant,
     pub(super) last_output: Instant,
 }
@@ -141,7 +165,7 @@ impl Session {
             waiting_literal: None,
             generation: 0,
             standing: Standing { backend: Some(backend.pool), ..Standing::default() },
-            commands: 0,
+            counts: Counts::default(),
             last_input: now,
             last_output: now,
         }
@@ -154,6 +178,10 @@ impl Session {
     /// Runs to the end of the session.
     pub(super) async fn run(mut self) {
         let end = loop {
+            if self.door.listener.relay == config::Relay::Pipe {
+                self.world().metrics.pipes_begun.count("configured");
+                break End::Pipe;
+            }
             if let Err(end) = self.advance() {
                 break end;
             }
@@ -262,9 +290,18 @@ impl Session {
         Ok(())
     }
 
+    /// What waits for its turn waits at the gate from now on.
+    pub(super) fn mark_held(&mut self) {
+        let newly = self.queue.mark_held(Instant::now());
+        if newly > 0 {
+            self.world().metrics.held_commands.add(newly);
+            self.describe_queue();
+        }
+    }
+
     /// The gate shut, or the backend went: what waits, is held from now on; a DONE is answered at once.
     pub(super) fn gate_shut(&mut self) {
-        self.queue.mark_held(Instant::now());
+        self.mark_held();
         if let Some(bytes) = self.relay.answer_done() {
             self.say(&bytes);
         }

@@ -156,7 +156,8 @@ impl Session {
 
     pub(super) fn commit(&mut self, sent: Sent, since: Option<Instant>) {
         self.relay.commit(sent);
-        self.commands += 1;
+        self.counts.commands += 1;
+        self.counts.flush(&self.door.world.metrics, false);
         if let Some(since) = since {
             let world = self.world();
             world.metrics.held_commands.dec();
