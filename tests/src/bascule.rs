@@ -24,7 +24,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::process;
+use crate::{
+    client::{Client, Security, trusting},
+    process,
+};
 
 /// What a proxy is set up with.
 #[derive(Debug, Clone)]
@@ -174,6 +177,19 @@ impl Bascule {
     /// Clear text for ever.
     pub fn clear(&self) -> SocketAddr {
         (self.address, 10144).into()
+    }
+
+    /// A client connection, TLS from the start.
+    pub async fn connect(&self) -> Result<Client> {
+        let security = Security::Tls(trusting(&self.authority.pem())?, Self::HOST.try_into()?);
+        Ok(Client::connect(self.imaps(), security).await?)
+    }
+
+    /// A client that has logged in.
+    pub async fn session(&self, user: &str, password: &str) -> Result<Client> {
+        let mut client = self.connect().await?;
+        client.login(user, password).await?.ok()?;
+        Ok(client)
     }
 
     /// Journal, spool and socket.

@@ -15,7 +15,10 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
 pub use self::pair::Pair;
-use crate::process;
+use crate::{
+    client::{Client, Security},
+    process,
+};
 
 /// The user ids of all mail. Dovecot needs no account by that number.
 const VMAIL: u32 = 5000;
@@ -103,6 +106,13 @@ impl Dovecot {
     /// Deliveries.
     pub fn lmtp(&self) -> SocketAddr {
         (self.address, 10024).into()
+    }
+
+    /// A session on the server itself, past any proxy.
+    pub async fn session(&self, user: &str) -> Result<Client> {
+        let mut client = Client::connect(self.imap(), Security::Plain).await?;
+        client.login(user, "pass").await?.ok()?;
+        Ok(client)
     }
 
     /// The command line of an action, for a hook.

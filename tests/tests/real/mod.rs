@@ -2,5 +2,6 @@
 //!
 //! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
 
+mod cutover;
 mod rig;
 mod setup;
