@@ -70,9 +70,9 @@ pub(crate) struct Felt {
 
 impl Felt {
     fn new() -> Self {
-        // A minute at two digits is always legal.
+        // Two minutes at three digits are always legal.
         let waits =
-            Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("legal bounds"));
+            Histogram::new_with_bounds(1, 120_000_000, 3).unwrap_or_else(|_| unreachable!("legal bounds"));
         Self { sessions: 0, commands: 0, notices: 0, disconnected: 0, refused: 0, waits, wrong: Vec::new() }
     }
 

@@ -73,6 +73,7 @@ async fn play(args: &Args) -> Result<bool> {
     let mut reports = Vec::new();
     let [first, second] = platforms.names();
     for to in [second, first] {
+        display.during(&format!("bascule cutover plan {to}"), proxy.plan(to)).await?;
         let title = format!("bascule cutover start {to}");
         let report = display.during(&title, proxy.cutover(to)).await?;
         display.say(&report.summary());

@@ -168,23 +168,36 @@ tls      = "implicit"
         }
     }
 
+    /// Asks for the plan until it says GO: what the probes wrote has to be replicated first.
+    pub(crate) async fn plan(&self, to: &str) -> Result<()> {
+        let go = async {
+            while !self.ask(&["cutover", "plan", to]).await?.status.success() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(START, go).await {
+            Ok(planned) => planned,
+            Err(_) => bail!("NO-GO: {}", text(&self.ask(&["cutover", "plan", to]).await?.stdout)),
+        }
+    }
+
     /// `bascule cutover start`, to its end.
     pub(crate) async fn cutover(&self, to: &str) -> Result<Report> {
-        let run = command(&self.program, &self.folder)
-            .args(["--json", "cutover", "start", to, "--yes"])
-            .output()
-            .await?;
-        let said = String::from_utf8_lossy(&run.stdout);
-        serde_json::from_str(&said).with_context(|| {
-            format!("no cutover to {to}: {}\n{said}\n{}", String::from_utf8_lossy(&run.stderr), self.log())
+        let run = self.ask(&["cutover", "start", to, "--yes"]).await?;
+        serde_json::from_slice(&run.stdout).with_context(|| {
+            format!("no cutover to {to}: {}{}\n{}", text(&run.stderr), text(&run.stdout), self.log())
         })
     }
 
     /// The pool that serves.
     pub(crate) async fn active(&self) -> Result<String> {
-        let run = command(&self.program, &self.folder).args(["--json", "status"]).output().await?;
-        let status: serde_json::Value = serde_json::from_slice(&succeed(run)?)?;
+        let status: serde_json::Value = serde_json::from_slice(&succeed(self.ask(&["status"]).await?)?)?;
         Ok(status["active"].as_str().context("a status names the active pool")?.to_owned())
+    }
+
+    async fn ask(&self, words: &[&str]) -> Result<Output> {
+        Ok(command(&self.program, &self.folder).arg("--json").args(words).output().await?)
     }
 
     /// How to join in with a mail client.
@@ -216,13 +229,17 @@ tls      = "implicit"
 fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     // A process group of its own: Ctrl-C is for us to hear.
-    command.arg("--config").arg(folder.join("bascule.toml")).process_group(0).kill_on_drop(true);
+    command.arg("--config").arg(folder.join("bascule.toml")).env("NO_COLOR", "1");
+    command.process_group(0).kill_on_drop(true);
     command
 }
 
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 fn succeed(run: Output) -> Result<Vec<u8>> {
-    let said = || String::from_utf8_lossy(&run.stderr).into_owned();
-    anyhow::ensure!(run.status.success(), "bascule ended with {}: {}", run.status, said());
+    anyhow::ensure!(run.status.success(), "bascule ended with {}: {}", run.status, text(&run.stderr));
     Ok(run.stdout)
 }
 
