@@ -49,10 +49,8 @@ pub struct Pool {
     pub server: SocketAddr,
     /// The authority's file and the name in the server's certificate, for STARTTLS; `None`: clear text.
     pub tls: Option<(PathBuf, String)>,
-    /// `shared` or `replicated`.
-    pub storage: &'static str,
-    /// `standby_login`: `yes`, `no` or `forbidden`.
-    pub standby_login: &'static str,
+    /// What is declared about it: the keys of `contract`.
+    pub contract: &'static str,
     /// The password of its accounts `probe1` and `probe2`.
     pub password: String,
     /// What it is declared to be capable of; empty: learnt.
@@ -219,6 +217,12 @@ impl Bascule {
         Ok(Ran { code, json, stderr })
     }
 
+    /// The command line of this proxy, for a person.
+    pub async fn command_line(&self) -> Result<String> {
+        let (program, config) = (binary().await?, self.path("bascule.toml"));
+        Ok(format!("{} --config {}", program.display(), config.display()))
+    }
+
     /// Moves everything to this pool and returns the report, whatever it says.
     pub async fn cutover(&self, to: &str) -> Result<Ran> {
         self.run(&["cutover", "start", to, "--yes"]).await
@@ -301,9 +305,9 @@ impl Drop for Bascule {
 impl fmt::Display for Pool {
     /// As it stands in the configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, server, storage, standby_login, .. } = self;
+        let Self { name, server, contract, .. } = self;
         writeln!(f, "[pool.{name}]")?;
-        writeln!(f, "contract = {{ storage = {storage:?}, standby_login = {standby_login:?} }}")?;
+        writeln!(f, "contract = {{ {contract} }}")?;
         let probe = |user| format!("{{ user = {user:?}, password_file = \"{name}.password\" }}");
         writeln!(f, "probe = [{}, {}]", probe("probe1"), probe("probe2"))?;
         if !self.capabilities.is_empty() {

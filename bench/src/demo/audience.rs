@@ -14,13 +14,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bascule_tests::{
-    client::{Client, Error, Reply, Security, Status},
+    bascule::Bascule,
+    client::{self, Client, Error, Reply, Security, Status},
     ledger::{Fate, Ledger},
 };
 use hdrhistogram::Histogram;
+use rustls_pki_types::ServerName;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-use crate::{platforms::Platforms, proxy::Proxy};
+use crate::platforms::Platforms;
 
 /// Sessions of one user see each other's mail.
 pub(crate) const SESSIONS_PER_USER: usize = 5;
@@ -70,9 +72,9 @@ pub(crate) struct Felt {
 
 impl Felt {
     fn new() -> Self {
-        // A minute at two digits is always legal.
+        // Two minutes at three digits are always legal.
         let waits =
-            Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("legal bounds"));
+            Histogram::new_with_bounds(1, 120_000_000, 3).unwrap_or_else(|_| unreachable!("legal bounds"));
         Self { sessions: 0, commands: 0, notices: 0, disconnected: 0, refused: 0, waits, wrong: Vec::new() }
     }
 
@@ -116,7 +118,7 @@ struct Session<'a> {
 
 impl Audience {
     /// Everybody comes in; returns when all are logged in and have a mailbox selected.
-    pub(crate) async fn gather(proxy: &Proxy, platforms: &Platforms, sessions: usize) -> Result<Arc<Self>> {
+    pub(crate) async fn gather(proxy: &Bascule, platforms: &Platforms, sessions: usize) -> Result<Arc<Self>> {
         let this = Arc::new(Self {
             felt: Habit::ALL.into_iter().map(|habit| (habit, Mutex::new(Felt::new()))).collect(),
             waiting: (0..sessions).map(|_| AtomicU64::new(0)).collect(),
@@ -125,9 +127,12 @@ impl Audience {
             leaving: watch::Sender::new(false),
             tasks: Mutex::default(),
             door: Door {
-                address: proxy.imaps,
-                security: proxy.security(),
-                password: platforms.pools[0].password,
+                address: proxy.imaps(),
+                security: Security::Tls(
+                    client::trusting(&proxy.authority.pem())?,
+                    ServerName::try_from(Bascule::HOST)?,
+                ),
+                password: platforms.password,
             },
         });
         for number in 0..sessions {

@@ -10,23 +10,27 @@ use bascule_tests::{
     ledger::{self, Ledger, Verdict},
 };
 
-use crate::{audience::Felt, display::millis, platforms::Pool};
+use crate::{
+    audience::Felt,
+    display::millis,
+    platforms::{Platforms, Pool},
+};
 
 /// Reads every INBOX and compares it with what clients were told.
-pub(crate) async fn judge(pool: &Pool, users: &[String], ledger: &Ledger) -> Result<Verdict> {
+pub(crate) async fn judge(pool: &Pool, platforms: &Platforms, ledger: &Ledger) -> Result<Verdict> {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
-    for user in users {
+    for user in &platforms.users {
         let context = || format!("{user} on {}", pool.name);
-        for id in effects(pool, user).await.with_context(context)? {
+        for id in effects(pool, user, platforms.password).await.with_context(context)? {
             *found.entry(id).or_default() += 1;
         }
     }
     Ok(ledger.judge_counts(&found))
 }
 
-async fn effects(pool: &Pool, user: &str) -> Result<Vec<String>> {
+async fn effects(pool: &Pool, user: &str, password: &str) -> Result<Vec<String>> {
     let mut client = Client::connect(pool.address, pool.security.clone()).await?;
-    client.login(user, pool.password).await?.ok()?;
+    client.login(user, password).await?.ok()?;
     client.command("EXAMINE INBOX").await?.ok()?;
     let reply = client.command("UID FETCH 1:* (BODY.PEEK[HEADER])").await?.ok()?;
     let headers = reply.lines.iter().flat_map(|response| response.literals());

@@ -8,19 +8,21 @@
 mod audience;
 mod display;
 mod judge;
+mod operator;
 mod platforms;
-mod proxy;
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use bascule_tests::bascule::Bascule;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     audience::Audience,
     display::Display,
-    platforms::Platforms,
-    proxy::{Proxy, Report},
+    operator::Report,
+    platforms::{Platforms, Pool},
 };
 
 /// Live IMAP sessions move from one platform to another and back.
@@ -35,86 +37,110 @@ struct Args {
     /// Seconds of traffic before, between and after the cutovers
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Dovecot 2.3 and 2.4 on one mail store instead of the in-memory platforms; needs root
+    #[arg(long)]
+    dovecot: bool,
     /// Leave everything running afterwards until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let outcome = tokio::select! {
-        outcome = play(&args) => outcome,
-        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("{error:#}");
-            ExitCode::FAILURE
-        }
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        well = play(&args) => Ok(if well? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+        _ = terminated.recv() => Ok(ExitCode::from(143)),
     }
 }
 
 /// The whole play; whether all was well. Dropping it ends every process that it started.
 async fn play(args: &Args) -> Result<bool> {
-    let folder = tempfile::Builder::new().prefix("bascule-demo-").tempdir()?;
-    println!("Starting two platforms and bascule in {}", folder.path().display());
     let users = usize::from(args.sessions).div_ceil(audience::SESSIONS_PER_USER);
-    let platforms = Platforms::fakes(folder.path(), users).await?;
-    let proxy = Proxy::start(folder.path(), &platforms).await?;
-    println!("{}", proxy.how_to_connect(&platforms));
+    let platforms =
+        if args.dovecot { Platforms::dovecot(users).await? } else { Platforms::fakes(users).await? };
+    let [first, second] = &platforms.pools;
+    println!("{} and {} are running; {} serves.", first.title, second.title, first.title);
+    let proxy = Bascule::start(&platforms.setup, first.name).await?;
+    println!("{}", how_to_join(&proxy, &platforms));
 
     let audience = Audience::gather(&proxy, &platforms, usize::from(args.sessions)).await?;
     let display = Display::new(audience.clone());
     let pause = Duration::from_secs(args.seconds);
-    display.during(&format!("all on {}", platforms.names()[0]), tokio::time::sleep(pause)).await;
+    display.during(&format!("all on {}", first.title), tokio::time::sleep(pause)).await;
     let mut reports = Vec::new();
-    let [first, second] = platforms.names();
     for to in [second, first] {
-        let title = format!("bascule cutover start {to}");
-        let report = display.during(&title, proxy.cutover(to)).await?;
-        display.say(&report.summary());
-        reports.push(report);
-        display.during(&format!("all on {to}"), tokio::time::sleep(pause)).await;
+        reports.push(switch(&proxy, &display, to).await?);
+        display.during(&format!("all on {}", to.title), tokio::time::sleep(pause)).await;
     }
     audience.leave().await;
     let well = verdict(&display, &audience, &proxy, &platforms, &reports).await?;
     if args.keep {
-        let by_hand = proxy.command_line(&format!("cutover start {second}"));
-        println!("\nEverybody comes back and stays until Ctrl-C. Cut over by hand:\n  {by_hand}");
-        let audience = Audience::gather(&proxy, &platforms, usize::from(args.sessions)).await?;
-        Display::new(audience).during("until Ctrl-C", std::future::pending::<()>()).await;
+        stay(&proxy, &platforms, args).await?;
     }
     Ok(well)
+}
+
+/// One cutover.
+async fn switch(proxy: &Bascule, display: &Display, to: &Pool) -> Result<Report> {
+    let plan = operator::plan(proxy, to.name);
+    display.during(&format!("bascule cutover plan {}", to.name), plan).await?;
+    let cutover = operator::cutover(proxy, to.name);
+    let report = display.during(&format!("bascule cutover start {}", to.name), cutover).await?;
+    display.say(&report.summary());
+    Ok(report)
 }
 
 /// Says what became of everything.
 async fn verdict(
     display: &Display,
     audience: &Audience,
-    proxy: &Proxy,
+    proxy: &Bascule,
     platforms: &Platforms,
     reports: &[Report],
 ) -> Result<bool> {
-    let serving = platforms.pool(&proxy.active().await?).context("nobody serves")?;
-    let effects = judge::judge(serving, &platforms.users, audience.ledger()).await?;
+    let serving = platforms.pool(&operator::active(proxy).await?).context("nobody serves")?;
+    let effects = judge::judge(serving, platforms, audience.ledger()).await?;
     let felt = audience.total();
     display.finish();
     println!("\n{}", judge::table(&felt, &effects));
-    for wrong in felt.wrong.iter().take(10) {
-        println!("  {wrong}");
-    }
     let violations = platforms.violations().await?;
-    for violation in &violations {
-        println!("  a platform saw: {violation}");
+    for wrong in felt.wrong.iter().chain(&violations).take(10) {
+        println!("  {wrong}");
     }
     let moved = reports.iter().all(Report::went_through);
     let well = moved && felt.unharmed() && effects.clean() && violations.is_empty();
-    println!("{}", if well { "All was well." } else { "NOT all was well." });
-    if !well {
-        println!("What bascule logged last:\n{}", proxy.log());
+    if well {
+        println!("All was well.");
+    } else {
+        println!("NOT all was well. What bascule logged last:\n{}", proxy.log());
     }
     Ok(well)
+}
+
+/// Everybody comes back, until Ctrl-C.
+async fn stay(proxy: &Bascule, platforms: &Platforms, args: &Args) -> Result<()> {
+    let second = platforms.pools[1].name;
+    println!(
+        "\nEverybody comes back and stays until Ctrl-C. Cut over by hand:\n  {} cutover start {second}",
+        proxy.command_line().await?
+    );
+    let audience = Audience::gather(proxy, platforms, usize::from(args.sessions)).await?;
+    let display = Display::new(Arc::clone(&audience));
+    display.during("until Ctrl-C", std::future::pending::<()>()).await;
+    Ok(())
+}
+
+/// How to join in with a mail client.
+fn how_to_join(proxy: &Bascule, platforms: &Platforms) -> String {
+    format!(
+        "Join in with a mail client: IMAP at {} (TLS) or {} (STARTTLS), user {}, password {}.\nIts certificate is \
+         signed by an authority of this demo alone: accept the warning.\n",
+        proxy.imaps(),
+        proxy.imap(),
+        platforms.users[0],
+        platforms.password,
+    )
 }

@@ -86,8 +86,7 @@ impl Pair {
             name: server.name().to_owned(),
             server: server.imap(),
             tls: Some((self.ca(), Self::HOST.to_owned())),
-            storage: "shared",
-            standby_login: "no",
+            contract: "storage = \"shared\", standby_login = \"no\"",
             password: "pass".to_owned(),
             capabilities,
             fence: Some(Fence {

@@ -3,7 +3,7 @@
 //! Rule: the answer comes when the order has taken effect; its first word is the exit code of `ctl`
 //! (0 yes, 2 no, 1 not understood), which is what the checks of bascule read.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -11,7 +11,8 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Fence, Options, Platform, Replication, Store};
+use super::{Options, Platform, Replication, Store};
+use crate::bascule::{Fence, Pool, Setup};
 
 /// Two platforms and what replicates between them.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Pair {
     pub async fn shared(names: [&str; 2], store: Arc<Store>) -> io::Result<Self> {
         let a = Platform::start(store.clone(), Options::default()).await?;
         let b = Platform::start(store, Options::default()).await?;
-        b.fence(Fence::Stop).await?;
+        b.fence(super::Fence::Stop).await?;
         Ok(Self { names: names.map(String::from), platforms: [a, b], replications: None })
     }
 
@@ -136,6 +137,37 @@ impl Pair {
     }
 }
 
+/// A proxy in front of a replicated pair whose orders are given by this program (`bascule-fake ctl SOCKET`).
+pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: &[String]) -> Setup {
+    let order = |words: &str| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
+    let pool = |(name, server): (&str, SocketAddr)| Pool {
+        name: name.into(),
+        server,
+        tls: None,
+        contract: "storage = \"replicated\", fence_keeps_reads = true, reverse = \"replication\"",
+        password: password.into(),
+        capabilities: Vec::new(),
+        fence: Some(Fence {
+            kind: "refuse",
+            engage: order(&format!("fence {name} readonly")),
+            release: order(&format!("fence {name} off")),
+        }),
+        promote: Some(order(&format!("promote {name}"))),
+    };
+    let check = |from: &str, to: &str| {
+        let exec = order(&format!("caught-up {from}"));
+        format!(
+            "[cutover.check.{from}]\nkind = \"exec\"\nexec = {exec:?}\nfrom = {from:?}\nto = {to:?}\n\
+             as = [\"barrier\"]\n"
+        )
+    };
+    Setup {
+        pools: names.into_iter().zip(addresses).map(pool).collect(),
+        cutover: "soak = \"100ms\"".into(),
+        tables: check(names[0], names[1]) + &check(names[1], names[0]),
+    }
+}
+
 /// Gives one order to the process behind `socket`.
 pub async fn ask(socket: &Path, order: &str) -> anyhow::Result<Reply> {
     let mut stream = UnixStream::connect(socket).await.with_context(|| socket.display().to_string())?;
@@ -148,10 +180,10 @@ pub async fn ask(socket: &Path, order: &str) -> anyhow::Result<Reply> {
 
 async fn fence(platform: &Platform, mode: &str) -> Reply {
     let fence = match mode {
-        "off" => Fence::Off,
-        "readonly" => Fence::ReadOnly,
-        "refuse" => Fence::Refuse,
-        "stop" => Fence::Stop,
+        "off" => super::Fence::Off,
+        "readonly" => super::Fence::ReadOnly,
+        "refuse" => super::Fence::Refuse,
+        "stop" => super::Fence::Stop,
         _ => return Reply { code: 1, text: "a fence is off, readonly, refuse or stop".into() },
     };
     match platform.fence(fence).await {
