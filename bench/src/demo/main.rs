@@ -46,13 +46,23 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let args = Args::parse();
-    let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
-        well = play(&args) => Ok(if well? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
-        _ = terminated.recv() => Ok(ExitCode::from(143)),
+        outcome = play(&args) => outcome.map_or_else(|error| {
+            println!("{error:#}");
+            ExitCode::FAILURE
+        }, |well| if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        code = told_to_end() => ExitCode::from(code),
+    }
+}
+
+/// The exit code that a shell would give for the signal.
+async fn told_to_end() -> u8 {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminated.recv() => 143,
     }
 }
 
@@ -62,7 +72,7 @@ async fn play(args: &Args) -> Result<bool> {
     let platforms =
         if args.dovecot { Platforms::dovecot(users).await? } else { Platforms::fakes(users).await? };
     let [first, second] = &platforms.pools;
-    println!("{} and {} are running; {} serves.", first.title, second.title, first.title);
+    println!("{} serves; {} waits.", first.title, second.title);
     let proxy = Bascule::start(&platforms.setup, first.name).await?;
     println!("{}", how_to_join(&proxy, &platforms));
 

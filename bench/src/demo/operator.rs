@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bascule_tests::bascule::Bascule;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// Longest wait for a GO.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,8 +80,15 @@ pub(crate) async fn plan(proxy: &Bascule, to: &str) -> Result<()> {
     };
     match tokio::time::timeout(PATIENCE, go).await {
         Ok(planned) => planned,
-        Err(_) => bail!("NO-GO: {:#}", proxy.run(&["cutover", "plan", to]).await?.json),
+        Err(_) => bail!("NO-GO: {}", against(&proxy.run(&["cutover", "plan", to]).await?.json)),
     }
+}
+
+/// What speaks against a cutover, out of its plan.
+fn against(plan: &Value) -> String {
+    let items = plan["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let blocks = items.iter().filter(|item| item["answer"] == "fail" || item["answer"] == "unknown");
+    blocks.map(|item| format!("{}: {}; ", item["name"], item["saw"])).collect()
 }
 
 /// `bascule cutover start`, to its end.

@@ -11,9 +11,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use bascule_tests::{
     bascule::Setup,
-    client::{self, Security},
+    client::{self, Client, Security},
     dovecot::{Action, Options, Pair},
     fake::control,
+    oracle::Stage,
     process,
 };
 use rustls_pki_types::ServerName;
@@ -90,6 +91,9 @@ impl Platforms {
         let pair = Pair::shared(Options::default()).await?;
         let trust = client::trusting(&pair.authority.pem())?;
         let security = Security::Tls(trust, ServerName::try_from(Pair::HOST)?);
+        let mut setup = pair.setup(Action::Stop);
+        // Nobody can ask it once it is stopped; for the way back it has to be declared.
+        setup.pools[0].capabilities = capabilities(pair.old.imaps(), security.clone()).await?;
         let pool = |name, title, address| Pool { name, title, address, security: security.clone() };
         Ok(Self {
             pools: [
@@ -98,7 +102,7 @@ impl Platforms {
             ],
             users: names(users),
             password: "pass",
-            setup: pair.setup(Action::Stop),
+            setup,
             running: Running::Dovecot { _pair: pair },
         })
     }
@@ -119,6 +123,14 @@ impl Platforms {
         }
         Ok(all)
     }
+}
+
+async fn capabilities(server: SocketAddr, security: Security) -> Result<Vec<String>> {
+    let mut client = Client::connect(server, security).await?;
+    client.login("probe1", "pass").await?.ok()?;
+    client.command("CAPABILITY").await?.ok()?;
+    let shown = client.oracle().capabilities(Stage::Authenticated).context("CAPABILITY shows them")?;
+    Ok(shown.iter().cloned().collect())
 }
 
 fn names(users: usize) -> Vec<String> {
