@@ -88,6 +88,11 @@ impl Board {
         self.publish(&facts);
     }
 
+    /// The gate or the sessions changed.
+    pub(super) fn refresh(&self) {
+        self.publish(&self.facts());
+    }
+
     /// Another pool serves.
     pub(super) fn swapped(&self, at_ms: u64) {
         let mut facts = self.facts();

@@ -3,9 +3,12 @@
 //! Rule: one cutover at a time, run by one task; whoever asks for something is told at once whether it has an
 //! effect.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,16 +91,19 @@ impl Control {
             None | Some(Side::Old) => State::restarted(unfinished.terms, unfinished.stage),
         };
         let mut changes = self.watch();
-        let decided = begin.0.stage() == Stage::Soaking;
-        let run = self.run(course, begin);
-        if !decided {
+        if begin.0.stage() == Stage::Soaking {
+            self.run(course, begin);
+        } else {
             // Nobody is served before the pool that shall serve is proved to write.
             let now = tokio::time::Instant::now().into_std();
-            let shut = self.world.gate.shut(now, std::time::Duration::ZERO);
-            debug_assert!(shut.is_ok(), "the gate of a new process is open");
-            run.start_clock(std::time::Duration::ZERO);
+            if let Err(gate) = self.world.gate.shut(now, Duration::ZERO) {
+                tracing::error!("the gate of a new process should be open: {gate}");
+            }
+            self.run(course, begin).start_clock(Duration::ZERO);
         }
-        let settled = |status: &Status| matches!(status.state, Stage::Idle | Stage::Soaking | Stage::Limbo);
+        let settled = |status: &Status| {
+            status.cutover.is_none() || matches!(status.state, Stage::Soaking | Stage::Limbo)
+        };
         let _ = changes.wait_for(settled).await;
     }
 

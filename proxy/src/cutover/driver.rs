@@ -131,6 +131,7 @@ impl Run {
                 tracing::warn!(cutover = self.course.id, state = stage.name(), ?effect, "{why}");
                 return Event::Failed(why);
             }
+            self.board.refresh();
         }
         Event::Done
     }
@@ -228,31 +229,31 @@ impl Run {
         self.within_unmovable()
     }
 
-    /// Asks the guards until each has passed so often in a row.
+    /// Asks the guards until all have passed so often in a row.
     async fn guards(&self, until: Instant) -> Outcomes {
+        let mut saw = String::from("none");
+        let passed = timeout_at(until, self.pass_guards(&mut saw)).await;
+        self.board.waits("guards", vec![]);
+        passed.map_err(|_| format!("the guards did not pass often enough in a row: {saw}"))
+    }
+
+    async fn pass_guards(&self, saw: &mut String) {
         let guards = self.checks(|check| check.guard);
         let wanted = if guards.is_empty() { 0 } else { self.cutover().guard_passes };
         let mut passes = 0;
-        let mut saw = String::from("no answer");
         while passes < wanted {
-            let round = async {
-                for check in &guards {
-                    seen(asked(&self.world, &*self.outside, check, Asking::Guard).await)?;
+            passes += 1;
+            for check in &guards {
+                if let Err(why) = seen(asked(&self.world, &*self.outside, check, Asking::Guard).await) {
+                    (passes, *saw) = (0, why);
                 }
-                Ok::<_, String>(())
-            };
-            match timeout_at(until, round).await {
-                Ok(Ok(())) => passes += 1,
-                Ok(Err(why)) => (passes, saw) = (0, why),
-                Err(_) => return Err(format!("guards did not pass {wanted} times in a row in time: {saw}")),
             }
-            self.board.waits("guards", vec![format!("guards: {passes} of {wanted} passes in a row ({saw})")]);
+            let line = format!("guards: {passes} of {wanted} passes in a row (last refusal: {saw})");
+            self.board.waits("guards", vec![line]);
             if passes < wanted {
                 sleep(self.cutover().guard_interval).await;
             }
         }
-        self.board.waits("guards", vec![]);
-        Ok(())
     }
 
     /// Every session learns its view. Who has not by then cannot be moved.

@@ -21,6 +21,8 @@ pub use control::Control;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 /// Wall-clock time for people: records, reports. Nothing is decided by it.
 fn unix_ms() -> u64 {

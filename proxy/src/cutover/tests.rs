@@ -1,0 +1,464 @@
+//! The driver against scripted pools: every failure at every place, every crash after every record.
+//!
+//! Rule: whatever goes wrong, one pool serves at the end, it writes, and the other one does not.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use super::{
+    journal::{DecisionLog, JournalError, Record},
+    testing::{Rig, Twist, V4, V5, Wrap, config},
+    types::{Outcome, Stage, Status},
+};
+use crate::{
+    config::{Config, Storage, Unmovable},
+    gate::{Phase, Standing},
+    session::registry::Order,
+    topology::PoolId,
+};
+
+/// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
+/// the guard as well, and the fence is proved twice.
+const ASKED: [(&str, usize); 9] = [
+    ("canaries v4", 0),
+    ("Guard lag", 1),
+    ("engage v4", 0),
+    ("fenced v4", 0),
+    ("Barrier lag", 0),
+    ("promote v5", 0),
+    ("release v5", 0),
+    ("writes v5", 0),
+    ("fenced v4", 1),
+];
+
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+
+/// For waits that are to end in giving up.
+const SOON: Duration = Duration::from_millis(20);
+
+fn storages() -> [Config; 2] {
+    [config(Storage::Shared), config(Storage::Replicated)]
+}
+
+/// One pool serves: it writes, the other one does not, the gate is open, every session is on it.
+fn serves(rig: &Rig, pool: PoolId, what: &str) {
+    let other = if pool == V4 { V5 } else { V4 };
+    assert_eq!(rig.world.topology.load().active, pool, "{what}");
+    assert!(rig.script.writes(pool) && !rig.script.writes(other), "{what}: {:?}", rig.script.log());
+    assert!(rig.world.gate.admits(rig.world.topology.load().epoch), "{what}: {:?}", rig.world.gate.phase());
+    assert!(rig.backends().iter().all(|backend| *backend == Some(pool)), "{what}: {:?}", rig.backends());
+    assert!(!rig.world.gate.armed() && rig.world.topology.target().is_none(), "{what}");
+}
+
+#[tokio::test]
+async fn a_cutover_moves_every_session() {
+    for config in storages() {
+        let storage = config.pools[0].contract.storage;
+        let rig = Rig::new(config).await;
+        rig.sessions(&USERS);
+        assert_eq!(rig.control.start("v5").await, Ok(1));
+        rig.over_and_idle().await;
+        serves(&rig, V5, "done");
+        let report = rig.control.report().unwrap();
+        assert_eq!((report.outcome, report.id, report.reason.as_str()), (Outcome::Done, 1, ""));
+        assert_eq!((report.sessions, report.kept, report.moved), (3, 3, 3), "{storage:?}");
+        let phases: Vec<&str> = report.phases.iter().map(|phase| phase.name.as_str()).collect();
+        let expected = ["arm", "drain", "leave", "fence", "barrier", "promote", "verify", "decide", "attach"];
+        assert_eq!(phases, expected);
+        assert!(rig.dir.path().join("reports/1.json").exists());
+        let order: Vec<String> = rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
+        let expected = [
+            "Guard lag", "canaries v4", "Guard lag", "Guard lag", "engage v4", "fenced v4", "Barrier lag",
+            "promote v5", "release v5", "writes v5", "fenced v4",
+        ];
+        assert_eq!(order, expected, "{storage:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cutover_in_the_other_direction_follows_at_once() {
+    let mut config = config(Storage::Shared);
+    config.cutover.checks.clear();
+    config.cutover.soak = Duration::from_secs(3600);
+    let rig = Rig::new(config).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
+    let refused = rig.control.abort("too late").unwrap_err();
+    assert!(refused.why[0].contains("the decision stands"), "{refused:?}");
+    assert_eq!(rig.control.start("v4").await, Ok(2), "the soak ends");
+    rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
+    assert_eq!(rig.control.status().active, "v4");
+    assert_eq!(rig.control.report().unwrap().id, 2);
+    serves(&rig, V4, "there and back");
+}
+
+/// A rig whose guards and barriers are soon given up.
+async fn impatient(mut config: Config) -> Rig {
+    (config.cutover.barrier, config.cutover.arm_timeout) = (SOON, SOON);
+    let rig = Rig::new(config).await;
+    rig.sessions(&USERS);
+    rig
+}
+
+fn went_home(rig: &Rig, what: &str) {
+    let report = rig.control.report().unwrap();
+    assert_eq!(report.outcome, Outcome::Aborted, "{what}: {}", report.reason);
+    assert_eq!(rig.backends().len(), USERS.len(), "{what}");
+    serves(rig, V4, what);
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_before_the_decision_goes_home() {
+    for config in storages() {
+        for (asked, skip) in ASKED {
+            for twist in [Twist::Fails, Twist::HappensUnknown] {
+                let rig = impatient(config.clone()).await;
+                // Guards and barriers are asked again: they fail for as long as it takes.
+                let times = if asked.ends_with("lag") { usize::MAX } else { 1 };
+                rig.script.twist(asked, skip, twist.clone(), times);
+                rig.control.start("v5").await.unwrap();
+                rig.over_and_idle().await;
+                went_home(&rig, &format!("{asked} {skip} {twist:?}"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_lies_is_found_out() {
+    for hook in ["engage v4", "promote v5", "release v5"] {
+        let rig = impatient(config(Storage::Shared)).await;
+        rig.script.twist(hook, 0, Twist::Lies, 1);
+        rig.control.start("v5").await.unwrap();
+        rig.over_and_idle().await;
+        went_home(&rig, hook);
+    }
+}
+
+#[tokio::test]
+async fn the_operator_aborts_at_any_time_before_the_decision() {
+    for config in storages() {
+        for (asked, skip) in ASKED {
+            for twist in [Twist::Hangs, Twist::HappensAndHangs] {
+                let rig = Rig::new(config.clone()).await;
+                rig.sessions(&USERS);
+                rig.script.twist(asked, skip, twist.clone(), 1);
+                rig.control.start("v5").await.unwrap();
+                rig.script.until_asked(asked, skip + 1).await;
+                rig.control.abort("changed my mind").unwrap();
+                rig.over_and_idle().await;
+                let what = format!("{asked} {skip} {twist:?}");
+                went_home(&rig, &what);
+                assert!(rig.control.report().unwrap().reason.contains("changed my mind"), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_passes_in_any_phase_of_the_hold() {
+    for config in storages() {
+        for (asked, skip) in ASKED.into_iter().filter(|(asked, _)| !["canaries v4", "Guard lag"].contains(asked)) {
+            let mut config = config.clone();
+            (config.cutover.max_hold, config.cutover.abort_reserve) = (30 * SOON, 29 * SOON);
+            let rig = Rig::new(config).await;
+            rig.sessions(&USERS);
+            rig.script.twist(asked, skip, Twist::HappensAndHangs, 1);
+            rig.control.start("v5").await.unwrap();
+            rig.over_and_idle().await;
+            went_home(&rig, asked);
+            let reason = rig.control.report().unwrap().reason;
+            assert!(reason.contains("deadline"), "{asked}: {reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn writes_that_are_not_answered_are_named_and_waited_for() {
+    for answered in [true, false] {
+        let mut config = config(Storage::Shared);
+        if !answered {
+            config.cutover.drain = SOON;
+        }
+        let rig = Rig::new(config).await;
+        rig.sessions(&USERS);
+        let busy = rig.world.registry.all().into_iter().find(|handle| handle.info().identity == "bob").unwrap();
+        let writing = Standing { writes: 2, ..busy.word.read() };
+        busy.word.set(writing);
+        rig.control.start("v5").await.unwrap();
+        let waits = |status: &Status| status.cutover.as_ref().is_some_and(|run| run.waits_for.iter().any(|w| w.contains("bob")));
+        rig.control.watch().wait_for(|status| status.state == Stage::Holding && waits(status)).await.unwrap();
+        if answered {
+            busy.word.set(Standing { writes: 0, ..writing });
+            busy.word_changed();
+            rig.over_and_idle().await;
+            serves(&rig, V5, "answered");
+        } else {
+            rig.over_and_idle().await;
+            went_home(&rig, "not answered");
+            let reason = rig.control.report().unwrap().reason;
+            assert!(reason.contains("unanswered writes: bob"), "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_cannot_move_are_bounded() {
+    for order in [Order::Prepare, Order::Verify] {
+        for (allowed, moves) in [(Unmovable::Abort, false), (Unmovable::Upto(1), true)] {
+            let mut config = config(Storage::Replicated);
+            config.cutover.unmovable = allowed;
+            let rig = Rig::new(config).await;
+            rig.sessions(&["alice", "bob"]);
+            rig.session("carol", move |given| (given == order).then_some("uids"));
+            rig.control.start("v5").await.unwrap();
+            rig.over_and_idle().await;
+            let report = rig.control.report().unwrap();
+            assert_eq!(report.outcome == Outcome::Done, moves, "{order:?}: {}", report.reason);
+            assert_eq!(report.unmovable.get("uids"), Some(&1), "{order:?}");
+            assert!(moves || report.reason.contains("1 uids"), "{}", report.reason);
+            serves(&rig, if moves { V5 } else { V4 }, "bounded");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_is_limbo_until_it_can() {
+    for (broken, stuck) in [("release v4", "writes v5"), ("engage v5", "writes v5"), ("refuses v5", "fenced v4")] {
+        let rig = impatient(config(Storage::Shared)).await;
+        rig.script.twist(stuck, usize::from(stuck == "fenced v4"), Twist::HappensUnknown, 1);
+        rig.script.twist(broken, 0, Twist::Fails, usize::MAX);
+        rig.control.start("v5").await.unwrap();
+        let limbo = rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap().clone();
+        assert!(limbo.limbo.unwrap().contains(broken), "{broken}");
+        assert_eq!(rig.control.report().unwrap().outcome, Outcome::Limbo);
+        assert!(!matches!(rig.world.gate.phase(), Phase::Open), "{broken}");
+        // It is tried again and again, and goes on when it can.
+        rig.script.until_asked(broken, 3).await;
+        rig.script.untwist();
+        rig.over_and_idle().await;
+        went_home(&rig, broken);
+    }
+}
+
+#[tokio::test]
+async fn a_promote_that_cannot_be_undone_waits_for_the_operator() {
+    for (word, serving) in [("v5", V5), ("v4", V4)] {
+        let mut config = config(Storage::Shared);
+        let mut v5 = (*config.pools[1]).clone();
+        v5.contract.promote_reversible = false;
+        config.pools[1] = Arc::new(v5);
+        let rig = Rig::new(config).await;
+        rig.sessions(&USERS);
+        rig.script.twist("writes v5", 0, Twist::HappensUnknown, 1);
+        rig.control.start("v5").await.unwrap();
+        rig.control.watch().wait_for(|status| status.state == Stage::Limbo).await.unwrap();
+        let refused = rig.control.abort("please").unwrap_err();
+        assert!(refused.why[0].contains("adopt"), "{refused}");
+        if serving == V4 {
+            // v5 writes: the word alone opens nothing.
+            let refused = rig.control.adopt(word, "v4 shall serve").await.unwrap_err();
+            assert!(refused.why[0].contains("promoted"), "{refused}");
+            rig.control.watch().wait_for(|status| status.state == Stage::Limbo).await.unwrap();
+            rig.script.until_asked("refuses v5", 1).await;
+            rig.script.fence_by_hand(V5);
+            while rig.control.status().state == Stage::Limbo {
+                let _ = rig.control.adopt(word, "v5 is off now").await;
+                tokio::task::yield_now().await;
+            }
+        } else {
+            rig.control.adopt(word, "v5 is the one").await.unwrap();
+        }
+        rig.over_and_idle().await;
+        serves(&rig, serving, word);
+    }
+}
+
+/// A journal that fails, or stops the world, at one record.
+#[derive(Debug)]
+struct Trap {
+    inner: Box<dyn DecisionLog>,
+    left: usize,
+    spring: Spring,
+    /// Whether the record is written all the same.
+    writes: bool,
+}
+
+#[derive(Debug)]
+enum Spring {
+    /// The append fails.
+    Fail,
+    /// Says so, and then waits for the end of its process.
+    Die(mpsc::Sender<()>, mpsc::Receiver<()>),
+}
+
+impl DecisionLog for Trap {
+    fn prepare(&mut self) -> Result<(), JournalError> {
+        self.inner.prepare()
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        if self.left > 0 {
+            self.left -= 1;
+            return self.inner.append(record);
+        }
+        self.left = usize::MAX;
+        if self.writes {
+            self.inner.append(record)?;
+        }
+        if let Spring::Die(sprung, end) = &self.spring {
+            sprung.send(()).unwrap();
+            let _ = end.recv();
+        }
+        Err(JournalError::FailStop("the trap".into()))
+    }
+
+    fn settle(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.inner.settle(record)
+    }
+}
+
+fn trap(left: usize, spring: Spring, writes: bool) -> Wrap {
+    Box::new(move |inner| Box::new(Trap { inner, left, spring, writes }))
+}
+
+/// Records of a whole cutover before its decision: Armed to Verified.
+const UNDECIDED: usize = 6;
+
+#[tokio::test]
+async fn a_journal_that_fails_before_the_decision_goes_home() {
+    for left in 0..UNDECIDED {
+        let rig = Rig::wrapped(config(Storage::Shared), trap(left, Spring::Fail, false)).await;
+        rig.sessions(&USERS);
+        rig.control.start("v5").await.unwrap();
+        rig.over_and_idle().await;
+        went_home(&rig, &format!("record {left}"));
+    }
+}
+
+#[tokio::test]
+async fn a_decision_that_may_be_written_serves_nobody_until_the_operator_says() {
+    for (word, serving, writes) in [("v4", V4, true), ("v5", V5, false), ("v4", V4, false), ("v5", V5, true)] {
+        let rig = Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Fail, writes)).await;
+        rig.sessions(&USERS);
+        rig.control.start("v5").await.unwrap();
+        rig.control.watch().wait_for(|status| status.gate == Phase::FailStop).await.unwrap();
+        assert_eq!(rig.control.status().state, Stage::Limbo);
+        assert!(rig.control.adopt("v6", "typing").await.is_err());
+        rig.control.adopt(word, "I looked").await.unwrap();
+        rig.over_and_idle().await;
+        serves(&rig, serving, word);
+        let (dir, script) = (rig.dir.clone(), rig.script.clone());
+        drop(rig);
+        let again = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;
+        again.control.recover().await;
+        again.over_and_idle().await;
+        serves(&again, serving, word);
+    }
+}
+
+/// One life that ends at a record, and the next.
+fn dies_at(left: usize, writes: bool) -> (Rig, tokio::runtime::Runtime) {
+    let ((sprung, trapped), (release, end)) = (mpsc::channel(), mpsc::channel());
+    let first = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let rig = first.block_on(async {
+        let mut config = config(Storage::Shared);
+        config.cutover.soak = Duration::ZERO;
+        let rig = Rig::wrapped(config, trap(left, Spring::Die(sprung, end), writes)).await;
+        rig.sessions(&USERS);
+        rig.control.start("v5").await.unwrap();
+        rig
+    });
+    trapped.recv().unwrap();
+    first.shutdown_background();
+    drop(release);
+    let (dir, script) = (rig.dir.clone(), rig.script.clone());
+    drop(rig);
+    let second = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let again = second.block_on(async {
+        let rig = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;
+        rig.control.recover().await;
+        rig.over_and_idle().await;
+        rig
+    });
+    (again, second)
+}
+
+#[test]
+fn a_process_that_dies_at_any_record_comes_up_on_the_right_pool() {
+    // The decision is record 6, the end is record 7.
+    for left in 0..=UNDECIDED + 1 {
+        for writes in [false, true] {
+            let (rig, _runtime) = dies_at(left, writes);
+            let decided = left > UNDECIDED || (left == UNDECIDED && writes);
+            let what = format!("record {left}, written: {writes}");
+            serves(&rig, if decided { V5 } else { V4 }, &what);
+            assert_eq!(rig.control.status().epoch.0, u32::from(decided), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_recovery_that_is_stuck_is_limbo_and_goes_on() {
+    let rig = Rig::wrapped(config(Storage::Shared), trap(3, Spring::Fail, true)).await;
+    rig.script.twist("release v4", 0, Twist::Fails, usize::MAX);
+    rig.control.start("v5").await.unwrap();
+    rig.control.watch().wait_for(|status| status.state == Stage::Limbo).await.unwrap();
+    let (dir, script) = (rig.dir.clone(), rig.script.clone());
+    // Its task goes on for ever; a new process would not see its lock.
+    let copy = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::copy(dir.path().join("journal"), copy.path().join("journal")).unwrap();
+    let again = Rig::over(config(Storage::Shared), copy, script.clone(), Box::new(|log| log)).await;
+    again.control.recover().await;
+    assert_eq!(again.control.status().state, Stage::Limbo);
+    assert!(!matches!(again.world.gate.phase(), Phase::Open));
+    script.untwist();
+    again.over_and_idle().await;
+    serves(&again, V4, "in the end");
+}
+
+#[tokio::test]
+async fn a_plan_says_every_reason_and_changes_nothing() {
+    let mut config = config(Storage::Replicated);
+    config.cutover.checks[0].barrier = false;
+    let mut v4 = (*config.pools[0]).clone();
+    v4.fence = None;
+    config.pools[0] = Arc::new(v4);
+    let rig = Rig::new(config).await;
+    rig.sessions(&["alice"]);
+    rig.session("bob", |_| None);
+    rig.world.registry.all()[0].describe(|info| info.pipe = true);
+    rig.script.twist("identity v5", 0, Twist::HappensUnknown, usize::MAX);
+    rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
+    let plan = rig.control.plan("v5").await.unwrap();
+    let blocking: Vec<&str> = plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
+    assert_eq!(blocking, ["fence", "barriers", "identity on v5", "guard lag", "sessions"]);
+    let refused = rig.control.start("v5").await.unwrap_err();
+    assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
+    assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
+    assert_eq!(rig.control.status().state, Stage::Idle);
+    assert!(rig.script.log().iter().all(|asked| asked.contains("identity") || asked.contains("Guard")));
+}
+
+#[tokio::test]
+async fn a_second_start_and_words_without_a_cutover_are_refused() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    assert!(rig.control.abort("what").unwrap_err().why[0].contains("no cutover"));
+    assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
+    rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.script.until_asked("canaries v4", 1).await;
+    assert!(rig.control.start("v5").await.unwrap_err().why[0].contains("armed"));
+    assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
+    rig.control.abort("enough").unwrap();
+    rig.over_and_idle().await;
+    went_home_alone(&rig);
+}
+
+fn went_home_alone(rig: &Rig) {
+    assert_eq!(rig.control.report().unwrap().outcome, Outcome::Aborted);
+    serves(rig, V4, "alone");
+}
