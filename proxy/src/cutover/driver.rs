@@ -339,8 +339,22 @@ impl Run {
         for pipe in pipes {
             pipe.give(Order::End);
         }
+        let until = Instant::now() + self.cutover().drain;
         let writing = |handle: &Handle| handle.word.read().writes > 0;
-        self.wait_within(self.cutover().drain, writing, "sessions with unanswered writes").await
+        self.wait_within(self.cutover().drain, writing, "sessions with unanswered writes").await?;
+        // Reads that cannot linger are given the rest of the drain; they never abort.
+        let reading = |handle: &Handle| self.must_leave(handle) && handle.word.read().reads > 0;
+        let rest = until.saturating_duration_since(Instant::now());
+        let _ = self.wait_within(rest, reading, "sessions with unanswered reads").await;
+        Ok(())
+    }
+
+    /// On shared storage nobody lingers; elsewhere only reads go, where the fence would cut them.
+    fn must_leave(&self, handle: &Handle) -> bool {
+        let old = self.course.from;
+        let cuts_reads = !self.world.topology.load().pool(old).contract.fence_keeps_reads;
+        let standing = handle.word.read();
+        standing.touches(old) && (one_at_a_time(self.storage()) || (cuts_reads && standing.reads > 0))
     }
 
     /// Waits until no session is so; fails with the names of those that still are.
@@ -355,15 +369,9 @@ impl Run {
         waited.map_err(|_| format!("after {limit:?} still {last}"))
     }
 
-    /// On shared storage nobody lingers; elsewhere only reads go, where the fence would cut them.
+    /// Whoever cannot stay on the old pool goes, and its end is awaited.
     async fn leave_old(&self) -> Outcomes {
-        let old = self.course.from;
-        let shared = one_at_a_time(self.storage());
-        let cuts_reads = !self.world.topology.load().pool(old).contract.fence_keeps_reads;
-        let must_go = |handle: &Handle| {
-            let standing = handle.word.read();
-            standing.touches(old) && (shared || (cuts_reads && standing.reads > 0))
-        };
+        let must_go = |handle: &Handle| self.must_leave(handle);
         let leaving: Vec<_> =
             self.world.registry.all().into_iter().filter(|handle| must_go(handle)).collect();
         let given: Vec<_> = leaving.into_iter().map(|handle| (handle.give(Order::Leave), handle)).collect();

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bascule_protocols::imap::{capability::Capabilities, relay::Event};
@@ -20,6 +20,9 @@ use crate::{
     net::{outgoing::Outgoing, stream::Leg},
     topology::{Epoch, PoolId},
 };
+
+/// A backend that is lost again within this time is not tried a third time.
+const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 
 impl Session {
     pub(super) fn on_backend(&mut self) -> Result<(), End> {
@@ -122,10 +125,12 @@ impl Session {
             return Err(End::Farewell("read_in_flight"));
         }
         let returns = expected || self.relay.state.selected.as_ref().is_none_or(|s| s.movable().is_ok());
-        if !returns || (writes > 0 && !expected) {
+        let again = self.rebuilt.is_some_and(|at| at.elapsed() < REBUILD_PAUSE);
+        if !returns || (!expected && (writes > 0 || again)) {
             self.backend = None;
             return Err(End::Farewell("backend_lost"));
         }
+        self.rebuilt = (!expected).then(Instant::now);
         self.drop_backend()
     }
 

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     converse, greet,
+    hold::Body,
     pipe::Pipe,
     relay::{End, Session},
 };
@@ -18,7 +19,8 @@ impl Session {
     /// Since when the client waits for what is held.
     fn waits_since(&self) -> Option<Instant> {
         let literal = self.waiting_literal.as_ref().map(|w| w.since);
-        self.queue.oldest().map(|held| held.arrived).or(literal)
+        let sending = self.sending.as_ref().filter(|_| !self.orders.flowed).map(|s| s.arrived);
+        sending.or_else(|| self.queue.oldest().map(|held| held.arrived)).or(literal)
     }
 
     /// When [`Self::advance`] must look at the clock again.
@@ -62,11 +64,20 @@ impl Session {
 
     /// Every held command is answered; none of them, nor those behind them, is executed (semantics §1.d.2).
     pub(super) fn refuse_held(&mut self) -> Result<(), End> {
+        let mut half_sent = false;
+        if let Some(sending) = self.sending.take() {
+            half_sent = true;
+            self.world().metrics.held_commands.sub(i64::from(sending.since.is_some()));
+            self.say(&unavailable(&sending.sent.tag));
+        }
         while let Some(held) = self.queue.pop() {
-            if held.since.is_some() {
-                self.world().metrics.held_commands.dec();
-            }
+            half_sent |= matches!(held.body, Body::Streamed { .. });
+            self.world().metrics.held_commands.sub(i64::from(held.since.is_some()));
             self.say(&unavailable(&held.sent.tag));
+        }
+        if half_sent {
+            // It waits for the rest of a command that will not come.
+            self.drop_backend()?;
         }
         if let Some(waiting) = self.waiting_literal.take() {
             let tag = waiting.begins.map(|b| b.0).unwrap_or_default();

@@ -110,6 +110,8 @@ pub(super) struct Session {
     /// A literal that waits for the driver: too large to be kept, so it waits for an open gate.
     pub(super) waiting_literal: Option<WaitingLiteral>,
     pub(super) generation: u64,
+    /// When a backend was lost that nobody expected to lose.
+    pub(super) rebuilt: Option<Instant>,
     pub(super) standing: Standing,
     pub(super) counts: Counts,
     pub(super) last_input: Instant,
@@ -164,6 +166,7 @@ impl Session {
             upload: None,
             waiting_literal: None,
             generation: 0,
+            rebuilt: None,
             standing: Standing { backend: Some(backend.pool), ..Standing::default() },
             counts: Counts::default(),
             last_input: now,
