@@ -260,3 +260,223 @@ impl Word {
         Standing::unpack(self.0.load(Ordering::Acquire))
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A gate in each phase.
+    fn gates(now: Instant) -> Vec<Gate> {
+        let steps: [&dyn Fn(&Gate); 6] = [
+            &|_| {},
+            &|gate| gate.shut(now, LONG).unwrap(),
+            &|gate| {
+                gate.shut(now, Duration::ZERO).unwrap();
+                assert!(gate.expire(now));
+            },
+            &|gate| {
+                gate.shut(now, LONG).unwrap();
+                gate.decide(now).unwrap();
+            },
+            &|gate| {
+                gate.shut(now, LONG).unwrap();
+                gate.decide(now).unwrap();
+                gate.decided().unwrap();
+            },
+            &|gate| {
+                gate.shut(now, LONG).unwrap();
+                gate.decide(now).unwrap();
+                gate.fail_stop().unwrap();
+            },
+        ];
+        let gate = |step: &&dyn Fn(&Gate)| {
+            let gate = Gate::new(Epoch(3));
+            step(&gate);
+            gate
+        };
+        steps.iter().map(gate).collect()
+    }
+
+    #[test]
+    fn only_an_open_gate_admits_and_only_its_epoch() {
+        let now = Instant::now();
+        for (gate, phase) in gates(now).iter().zip(Phase::ALL) {
+            assert_eq!((gate.phase(), gate.epoch()), (phase, Epoch(3)));
+            assert_eq!(gate.admits(Epoch(3)), phase == Phase::Open, "{phase:?}");
+            assert!(!gate.admits(Epoch(4)), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn every_move_from_every_phase() {
+        let now = Instant::now();
+        // shut, expire, decide, decided, fail_stop, open
+        let allowed = [
+            (Phase::Open, [true, false, false, false, false, true]),
+            (Phase::Shut, [false, true, true, false, false, true]),
+            (Phase::Expired, [false, false, false, false, false, true]),
+            (Phase::Deciding, [false, false, false, true, true, false]),
+            (Phase::Decided, [false, false, false, false, false, true]),
+            (Phase::FailStop, [false, false, false, false, false, true]),
+        ];
+        type Move<'a> = (&'static str, &'a dyn Fn(&Gate) -> bool);
+        let moves: [Move<'_>; 6] = [
+            ("shut", &|gate| gate.shut(now, LONG).is_ok()),
+            ("expire", &|gate| gate.expire(now + 2 * LONG)),
+            ("decide", &|gate| gate.decide(now).is_ok()),
+            ("decided", &|gate| gate.decided().is_ok()),
+            ("fail_stop", &|gate| gate.fail_stop().is_ok()),
+            ("open", &|gate| gate.open(Epoch(4)).is_ok()),
+        ];
+        for (index, (phase, allowed)) in allowed.iter().enumerate() {
+            for ((name, take), may) in moves.iter().zip(allowed) {
+                assert_eq!(take(&gates(now)[index]), *may, "{name} from {phase:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_decision_after_the_deadline_is_the_expiry() {
+        let gate = Gate::new(Epoch(0));
+        let now = gate.base;
+        gate.shut(now, LONG).unwrap();
+        assert!(!gate.expire(now), "not yet");
+        assert_eq!(gate.left(now), Some(LONG));
+        assert_eq!(gate.decide(now + LONG), Err(NotThere(Phase::Expired)));
+        assert_eq!(gate.phase(), Phase::Expired);
+    }
+
+    #[test]
+    fn a_word_says_what_was_put_into_it() {
+        let gate = Gate::new(Epoch(0));
+        let word = Word::default();
+        assert_eq!(word.read(), Standing::default());
+        for pool in [None, Some(PoolId(0)), Some(PoolId(254))] {
+            let standing = Standing { backend: pool, spare: Some(PoolId(1)), writes: u16::MAX, reads: 7 };
+            assert!(word.announce(standing, &gate, Epoch(0)));
+            assert_eq!(word.read(), standing);
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    const WRITING: Standing = Standing { backend: None, spare: None, writes: 1, reads: 0 };
+
+    /// A gate and so many sessions that announce a write; which were admitted, and which the scan has seen.
+    fn race(sessions: usize) -> Vec<(bool, bool)> {
+        let gate = Arc::new(Gate::new(Epoch(0)));
+        let words: Vec<Arc<Word>> = (0..sessions).map(|_| Arc::new(Word::default())).collect();
+        let announce = |word: &Arc<Word>| {
+            let (gate, word) = (gate.clone(), word.clone());
+            thread::spawn(move || word.announce(WRITING, &gate, Epoch(0)))
+        };
+        let threads: Vec<_> = words.iter().map(announce).collect();
+        gate.shut(Instant::now(), Duration::from_secs(1)).unwrap();
+        let seen: Vec<bool> = words.iter().map(|word| word.read().writes > 0).collect();
+        let admitted = threads.into_iter().map(|thread| thread.join().unwrap());
+        admitted.zip(seen).collect()
+    }
+
+    #[test]
+    fn no_command_is_admitted_that_the_scan_does_not_see() {
+        loom::model(|| {
+            for (admitted, seen) in race(2) {
+                assert!(seen || !admitted);
+            }
+        });
+    }
+
+    /// The same without the fences: shows that the model finds what they are for.
+    #[test]
+    #[should_panic(expected = "slipped through")]
+    fn without_the_fences_a_command_slips_through() {
+        use loom::sync::atomic::AtomicBool;
+
+        loom::model(|| {
+            let shut = Arc::new(AtomicBool::new(false));
+            let word = Arc::new(AtomicBool::new(false));
+            let (its_shut, its_word) = (shut.clone(), word.clone());
+            let session = thread::spawn(move || {
+                its_word.store(true, Ordering::Release);
+                !its_shut.load(Ordering::Acquire)
+            });
+            shut.store(true, Ordering::Release);
+            let seen = word.load(Ordering::Acquire);
+            assert!(seen || !session.join().unwrap(), "slipped through");
+        });
+    }
+
+    #[test]
+    fn a_write_that_was_answered_is_not_waited_for_in_vain() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            let word = Arc::new(Word::default());
+            let (its_gate, its_word) = (gate.clone(), word.clone());
+            let session = thread::spawn(move || {
+                let _ = its_word.announce(WRITING, &its_gate, Epoch(0));
+                its_word.set(Standing::default());
+            });
+            gate.shut(Instant::now(), Duration::from_secs(1)).unwrap();
+            session.join().unwrap();
+            assert_eq!(word.read().writes, 0);
+        });
+    }
+
+    #[test]
+    fn expiry_and_decision_exclude_each_other() {
+        loom::model(|| {
+            let now = Instant::now();
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            gate.shut(now, Duration::from_secs(1)).unwrap();
+            let its_gate = gate.clone();
+            // Frozen between looking at the clock and deciding: by the time it does, the deadline has passed.
+            let decision = thread::spawn(move || its_gate.decide(now).is_ok());
+            let expired = gate.expire(now + Duration::from_secs(2));
+            let decided = decision.join().unwrap();
+            assert!(decided != expired, "decided: {decided}, expired: {expired}");
+            assert_eq!(gate.phase(), if decided { Phase::Deciding } else { Phase::Expired });
+        });
+    }
+
+    #[test]
+    fn a_gate_that_expires_meanwhile_opens_all_the_same() {
+        loom::model(|| {
+            let now = Instant::now();
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            gate.shut(now, Duration::ZERO).unwrap();
+            let its_gate = gate.clone();
+            let expiry = thread::spawn(move || its_gate.expire(now));
+            gate.open(Epoch(0)).unwrap();
+            let _ = expiry.join().unwrap();
+            assert!(gate.admits(Epoch(0)));
+        });
+    }
+
+    #[test]
+    fn an_older_epoch_is_never_admitted_after_a_switch() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            let word = Arc::new(Word::default());
+            let (its_gate, its_word) = (gate.clone(), word.clone());
+            let session = thread::spawn(move || its_word.announce(WRITING, &its_gate, Epoch(0)));
+            gate.shut(Instant::now(), Duration::from_secs(1)).unwrap();
+            let seen = word.read().writes > 0;
+            if !seen {
+                gate.decide(Instant::now()).unwrap();
+                gate.decided().unwrap();
+                gate.open(Epoch(1)).unwrap();
+            }
+            let admitted = session.join().unwrap();
+            assert!(seen || !admitted, "a write for the old pool after the new one was opened");
+        });
+    }
+}

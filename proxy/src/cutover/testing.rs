@@ -259,6 +259,9 @@ impl Script {
     }
 }
 
+/// What a hook does to the truth.
+type Change = Box<dyn FnOnce(&mut Truth) + Send>;
+
 /// v4, v5
 fn named(pool: PoolId) -> &'static str {
     if pool == V4 { "v4" } else { "v5" }
@@ -267,7 +270,7 @@ fn named(pool: PoolId) -> &'static str {
 impl Outside for Script {
     fn act(&self, act: Act, pool: PoolId) -> Asked<'_> {
         let i = usize::from(pool.0);
-        let (word, change): (_, Box<dyn FnOnce(&mut Truth) + Send>) = match act {
+        let (word, change): (_, Change) = match act {
             Act::Engage => ("engage", Box::new(move |truth| truth.fenced[i] = true)),
             Act::Release => ("release", Box::new(move |truth| truth.fenced[i] = false)),
             Act::Promote => ("promote", Box::new(move |truth| truth.promoted[i] = true)),

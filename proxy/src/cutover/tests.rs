@@ -449,7 +449,7 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.sessions(&["alice"]);
     rig.session("bob", |_| None);
     rig.world.registry.all()[0].describe(|info| info.pipe = true);
-    rig.script.twist("identity v5", 0, Twist::HappensUnknown, usize::MAX);
+    rig.script.twist("identity v5", 0, Twist::Fails, usize::MAX);
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
     let blocking: Vec<&str> =
