@@ -29,6 +29,9 @@ use crate::{
     topology::PoolId,
 };
 
+/// Of an operator's reason, so that it fits into a record.
+const LONGEST_REASON: usize = 500;
+
 /// The control of cutovers.
 #[derive(Debug)]
 pub struct Control {
@@ -160,6 +163,9 @@ impl Control {
     pub async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {
         let side = self.side(pool)?;
         tracing::warn!(pool, reason, "adopt");
+        if let Some(run) = &*lock(&self.running) {
+            *lock(&run.said) = reason.chars().take(LONGEST_REASON).collect();
+        }
         let mut changes = self.watch();
         let answered = self.tell(Event::Adopt(side))?;
         if let Ok(Err(why)) = answered.await {

@@ -64,8 +64,8 @@ impl Course {
         }
     }
 
-    /// The journal's record of a mark; `name` tells a pool's name.
-    pub(super) fn record(&self, mark: Mark, name: impl Fn(PoolId) -> String) -> Record {
+    /// The journal's record of a mark; `said` is the operator's reason, `name` tells a pool's name.
+    pub(super) fn record(&self, mark: Mark, said: &str, name: impl Fn(PoolId) -> String) -> Record {
         let id = self.id;
         let next = Epoch(self.epoch.0 + 1);
         match mark {
@@ -83,7 +83,7 @@ impl Course {
             Mark::Adopted(side) => Record::Adopted {
                 pool: name(self.pool(side)),
                 epoch: if side == Side::New { next } else { self.epoch },
-                reason: format!("the operator's word on cutover {id}"),
+                reason: format!("cutover {id}: {said}"),
             },
         }
     }

@@ -165,3 +165,69 @@ pub(super) fn name(handle: &Handle) -> String {
         None => who,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future as _,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+    use crate::session::registry::Entry;
+
+    fn enter(registry: &Arc<Registry>, user: &str, held: usize, idle: bool) -> Entry {
+        let entry = registry.enter("127.0.0.1:1".parse().unwrap(), "test".into());
+        entry.handle.describe(|info| (info.identity, info.held, info.idle) = (user.into(), held, idle));
+        entry
+    }
+
+    #[test]
+    fn held_commands_come_first_and_users_stay_together() {
+        let registry = Arc::default();
+        let _entries = [
+            enter(&registry, "dave", 0, false),
+            enter(&registry, "bob", 0, true),
+            enter(&registry, "alice", 0, false),
+            enter(&registry, "carol", 0, true),
+            enter(&registry, "alice", 2, false),
+            enter(&registry, "", 1, false),
+        ];
+        let order: Vec<String> =
+            attach_order(logged_in(&registry)).iter().map(|handle| handle.info().identity).collect();
+        assert_eq!(order, ["alice", "alice", "bob", "carol", "dave"]);
+    }
+
+    #[test]
+    fn orders_are_given_to_a_bounded_number_and_who_ends_is_not_waited_for() {
+        let registry: Arc<Registry> = Arc::default();
+        let mut entries: Vec<Entry> =
+            ["a", "b", "c", "d"].map(|user| enter(&registry, user, 0, false)).into_iter().collect();
+        let handles: Vec<_> = entries.iter().map(|entry| entry.handle.clone()).collect();
+        let mut orders = Orders::new(Order::Verify, 2, handles.clone());
+        let given = || handles.iter().filter(|handle| handle.order().1 == Order::Verify).count();
+        let mut told = Vec::new();
+        {
+            let mut work =
+                Box::pin(orders.carry_out(&registry, |lines| told.push((given(), lines[0].clone()))));
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut ready = || work.as_mut().poll(&mut cx).is_ready();
+            assert!(!ready());
+            handles[0].report(1, Progress::Done);
+            assert!(!ready());
+            handles[1].describe(|info| info.unmovable = Some("uids".into()));
+            handles[1].report(1, Progress::Refused);
+            drop(entries.remove(2));
+            assert!(!ready());
+            handles[3].report(1, Progress::Farewell);
+            assert!(ready());
+        }
+        let mut at_once: Vec<usize> = told.iter().map(|(given, _)| *given).collect();
+        at_once.dedup();
+        assert_eq!(at_once, [2, 3, 4]);
+        assert_eq!(told[0].1, "4 sessions: a, b, c, d");
+        assert_eq!(orders.tally.done, 1);
+        assert_eq!(orders.tally.lost, [(handles[1].id, "uids".into()), (handles[3].id, "refused".into())]);
+        assert_eq!(orders.unfinished().count(), 0);
+    }
+}

@@ -369,6 +369,8 @@ async fn a_decision_that_may_be_written_serves_nobody_until_the_operator_says() 
         rig.control.adopt(word, "I looked").await.unwrap();
         rig.over_and_idle().await;
         serves(&rig, serving, word);
+        let journal = std::fs::read(rig.dir.path().join("journal")).unwrap();
+        assert!(String::from_utf8_lossy(&journal).contains("I looked"), "the reason is kept");
         let (dir, script) = (rig.dir.clone(), rig.script.clone());
         drop(rig);
         let again = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;

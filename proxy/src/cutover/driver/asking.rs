@@ -1,0 +1,140 @@
+//! What a cutover asks of checks: guards while Armed, barriers after the fence.
+//!
+//! Rule: what is not answered in time has not passed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{Carried, Run, seen};
+use crate::{
+    checks::{Answer, exec::Phase as Asking},
+    config::Check,
+    cutover::outside::Outside,
+    session::{World, registry::Order},
+};
+
+/// Pause between two askings of a barrier that did not pass yet: they are asked inside the hold.
+const BARRIER_PAUSE: Duration = Duration::from_millis(50);
+/// How often the old pool's fence is looked at while the new pool soaks.
+const FENCE_WATCH: Duration = Duration::from_secs(30);
+
+/// Asks a check and counts the answer.
+pub(in crate::cutover) async fn asked(
+    world: &World,
+    outside: &dyn Outside,
+    check: &Check,
+    phase: Asking,
+) -> Answer {
+    let answer = outside.check(check, phase).await;
+    let label = match answer {
+        Answer::Pass => "pass",
+        Answer::Fail(_) => "fail",
+        Answer::Unknown(_) => "unknown",
+    };
+    world.metrics.check_answered(&check.name, label);
+    answer
+}
+
+impl Run {
+    pub(super) async fn arm(&self) -> Carried {
+        self.with_log(|log| log.prepare()).await?;
+        self.world.topology.set_target(Some(self.course.to));
+        self.world.gate.arm(true);
+        seen(self.outside.open_canaries(self.course.from).await)?;
+        let until = Instant::now() + self.cutover().arm_timeout;
+        self.world.registry.birth(Order::Prepare);
+        let (guards, ()) = tokio::join!(self.guards(until), self.prepare(until));
+        guards?;
+        self.within_unmovable()
+    }
+
+    /// Asks the guards until all have passed so often in a row.
+    async fn guards(&self, until: Instant) -> Carried {
+        let mut saw = String::from("none");
+        let passed = timeout_at(until, self.pass_guards(&mut saw)).await;
+        self.board.waits("guards", vec![]);
+        passed.map_err(|_| format!("the guards did not pass often enough in a row: {saw}"))
+    }
+
+    async fn pass_guards(&self, saw: &mut String) {
+        let guards = self.checks(|check| check.guard);
+        let wanted = if guards.is_empty() { 0 } else { self.cutover().guard_passes };
+        let mut passes = 0;
+        while passes < wanted {
+            passes += 1;
+            for check in &guards {
+                if let Err(why) = seen(asked(&self.world, &*self.outside, check, Asking::Guard).await) {
+                    (passes, *saw) = (0, why);
+                }
+            }
+            let line = format!("guards: {passes} of {wanted} passes in a row (last refusal: {saw})");
+            self.board.waits("guards", vec![line]);
+            if passes < wanted {
+                sleep(self.cutover().guard_interval).await;
+            }
+        }
+    }
+
+    fn checks(&self, wanted: impl Fn(&Check) -> bool) -> Vec<Check> {
+        let (from, to) = (self.name(self.course.from), self.name(self.course.to));
+        let all = self.cutover().checks.iter();
+        all.filter(|check| check.from == from && check.to == to && wanted(check)).cloned().collect()
+    }
+
+    fn ask_later(&self, asking: &mut JoinSet<(Answer, Check)>, check: Check, pause: Duration) {
+        let (world, outside) = (self.world.clone(), self.outside.clone());
+        asking.spawn(async move {
+            sleep(pause).await;
+            (asked(&world, &*outside, &check, Asking::Barrier).await, check)
+        });
+    }
+
+    /// Each barrier has to pass once, and is asked again until it does.
+    pub(super) async fn barriers(&self) -> Carried {
+        let _span = self.world.holds.external();
+        let mut open: BTreeMap<String, String> = BTreeMap::new();
+        let mut asking = JoinSet::new();
+        for check in self.checks(|check| check.barrier) {
+            open.insert(check.name.clone(), "not answered yet".into());
+            self.ask_later(&mut asking, check, Duration::ZERO);
+        }
+        let until = Instant::now() + self.cutover().barrier;
+        while !open.is_empty() {
+            self.board
+                .waits("barriers", open.iter().map(|(name, saw)| format!("barrier {name}: {saw}")).collect());
+            let Ok(Some(Ok((answer, check)))) = timeout_at(until, asking.join_next()).await else {
+                let left: Vec<String> =
+                    open.into_iter().map(|(name, saw)| format!("{name}: {saw}")).collect();
+                return Err(format!("barriers did not pass: {}", left.join("; ")));
+            };
+            match seen(answer) {
+                Ok(()) => drop(open.remove(&check.name)),
+                Err(saw) => {
+                    open.insert(check.name.clone(), saw);
+                    self.ask_later(&mut asking, check, BARRIER_PAUSE);
+                }
+            }
+        }
+        self.board.waits("barriers", vec![]);
+        Ok(())
+    }
+
+    /// Watches the old pool's fence until the time is over.
+    pub(super) async fn soak(&self) -> Carried {
+        let until = Instant::now() + self.cutover().soak;
+        let watch = async {
+            loop {
+                sleep(FENCE_WATCH).await;
+                if let Answer::Fail(saw) = self.outside.refuses(self.course.from).await {
+                    self.board.alarm(format!("the old pool's fence does not hold: {saw}"));
+                }
+            }
+        };
+        let _: Result<(), _> = timeout_at(until, watch).await;
+        Ok(())
+    }
+}

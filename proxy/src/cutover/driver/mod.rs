@@ -1,0 +1,282 @@
+//! The driver: carries out the machine's effects, one after the other.
+//!
+//! Rule: an effect that returns `Ok` has happened and was seen to; anything else is an error with what was seen.
+//! Nothing is decided here.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+mod asking;
+mod sessions;
+
+pub(super) use asking::asked;
+
+use crate::{
+    checks::Answer,
+    config::{Cutover, Storage},
+    cutover::{
+        board::Board,
+        book::{self, Book},
+        course::Course,
+        journal::DecisionLog,
+        machine::{Effect, Event, Mark, Side},
+        outside::{Act, Outside},
+        types::{Outcome, Report, Stage},
+    },
+    gate::Phase,
+    session::{World, registry::Order},
+    topology::PoolId,
+};
+
+/// The journal, for threads that may block.
+pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
+
+/// Something that happened while effects are carried out.
+#[derive(Debug)]
+pub(super) struct Word {
+    pub(super) event: Event,
+    /// Told whether it had an effect; otherwise why not.
+    pub(super) answer: Option<oneshot::Sender<Result<(), &'static str>>>,
+}
+
+/// One cutover as it runs.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) world: Arc<World>,
+    pub(super) outside: Arc<dyn Outside>,
+    pub(super) log: Log,
+    pub(super) board: Arc<Board>,
+    pub(super) course: Course,
+    pub(super) words: mpsc::UnboundedSender<Word>,
+    /// The operator's last word on which pool serves, for the journal.
+    pub(super) said: Mutex<String>,
+    book: Mutex<Book>,
+    clock: Mutex<Option<Clock>>,
+}
+
+/// The hold's deadlines; dropped when the gate opens.
+#[derive(Debug)]
+struct Clock(AbortHandle);
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Carried = Result<(), String>;
+
+fn seen(answer: Answer) -> Carried {
+    match answer {
+        Answer::Pass => Ok(()),
+        Answer::Fail(saw) => Err(saw),
+        Answer::Unknown(why) => Err(format!("unknown: {why}")),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+impl Run {
+    pub(super) fn new(
+        world: Arc<World>,
+        outside: Arc<dyn Outside>,
+        log: Log,
+        board: Arc<Board>,
+        course: Course,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
+        let (words, received) = mpsc::unbounded_channel();
+        let (said, book, clock) = (Mutex::default(), Mutex::new(Book::new()), Mutex::new(None));
+        (Arc::new(Self { world, outside, log, board, course, words, said, book, clock }), received)
+    }
+
+    /// Carries out effects of a state in order, up to the first that fails.
+    pub(super) async fn carry_out(&self, stage: Stage, effects: Vec<Effect>) -> Event {
+        for effect in effects {
+            let begun = Instant::now();
+            let done = self.perform(effect).await;
+            if let Some(phase) = book::share(stage, effect) {
+                lock(&self.book).spent(phase, begun.elapsed());
+            }
+            if let Err(why) = done {
+                tracing::warn!(cutover = self.course.id, state = stage.name(), ?effect, "{why}");
+                return Event::Failed(why);
+            }
+            self.board.refresh();
+        }
+        Event::Done
+    }
+
+    async fn perform(&self, effect: Effect) -> Carried {
+        let (old, new) = (self.course.from, self.course.to);
+        match effect {
+            Effect::Journal(mark) => self.journal(mark).await,
+            Effect::Arm => self.arm().await,
+            Effect::Shut => self.shut(),
+            Effect::Drain => self.drain().await,
+            Effect::Leave(Side::Old) => self.leave_old().await,
+            Effect::Leave(Side::New) => self.leave_new().await,
+            Effect::Engage(side) => self.act(Act::Engage, side).await,
+            Effect::Release(side) => self.act(Act::Release, side).await,
+            Effect::Promote => self.act(Act::Promote, Side::New).await,
+            Effect::ProveFenced => self.external(self.outside.fenced(old)).await,
+            Effect::ProveRefuses(side) => self.external(self.outside.refuses(self.course.pool(side))).await,
+            Effect::ProveWrites(side) => {
+                let within = self.cutover().barrier;
+                self.external(self.outside.writes(self.course.pool(side), within)).await
+            }
+            Effect::Barriers => self.barriers().await,
+            Effect::Verify => self.verify().await,
+            Effect::Decide => self.world.gate.decide(now()).map_err(|gate| format!("too late: {gate}")),
+            Effect::Settle => self.settle(),
+            Effect::FailStop => self.fail_stop(),
+            Effect::Swap => self.swap(new),
+            Effect::Open(side) => self.open(side),
+            Effect::Attach => self.attach().await,
+            Effect::Rest => self.rest().await,
+            Effect::Soak => self.soak().await,
+            Effect::Pause => {
+                sleep(self.cutover().guard_interval).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn cutover(&self) -> &Cutover {
+        &self.world.config.cutover
+    }
+
+    fn name(&self, pool: PoolId) -> String {
+        self.world.topology.load().pool(pool).name.clone()
+    }
+
+    fn storage(&self) -> Storage {
+        self.world.topology.load().pool(self.course.from).contract.storage
+    }
+
+    async fn journal(&self, mark: Mark) -> Carried {
+        let record = self.course.record(mark, &lock(&self.said), |pool| self.name(pool));
+        self.with_log(move |log| match mark {
+            Mark::Adopted(_) => log.settle(&record),
+            Mark::Entered(_) | Mark::Decided | Mark::Undone | Mark::Done => log.append(&record),
+        })
+        .await
+    }
+
+    /// The disk may block; the control plane may not.
+    async fn with_log<E: std::fmt::Display + Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn DecisionLog) -> Result<(), E> + Send + 'static,
+    ) -> Carried {
+        let log = self.log.clone();
+        let written = tokio::task::spawn_blocking(move || work(&mut **lock(&log)));
+        match written.await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(format!("journal: {error}")),
+        }
+    }
+
+    /// A hook or a proof: its time is not our own.
+    async fn external(&self, asked: impl Future<Output = Answer>) -> Carried {
+        let _span = self.world.holds.external();
+        seen(asked.await)
+    }
+
+    async fn act(&self, act: Act, side: Side) -> Carried {
+        self.external(self.outside.act(act, self.course.pool(side))).await
+    }
+
+    fn shut(&self) -> Carried {
+        let cutover = self.cutover();
+        let share = cutover.max_hold.saturating_sub(cutover.abort_reserve);
+        self.world.holds.reset();
+        self.world.gate.shut(now(), share).map_err(|gate| gate.to_string())?;
+        self.start_clock(share);
+        let all = self.world.registry.all();
+        lock(&self.book).shut(all.iter().map(|handle| handle.id).collect());
+        // Whoever comes now waits at the gate; there is nothing to prepare.
+        self.world.registry.birth(Order::Flow);
+        self.wake_all();
+        Ok(())
+    }
+
+    /// Expires the gate at its deadline, and says when `max_hold` has passed.
+    pub(super) fn start_clock(&self, share: Duration) {
+        let (world, words) = (self.world.clone(), self.words.clone());
+        let overdue = Instant::now() + self.cutover().max_hold;
+        let task = tokio::spawn(async move {
+            let tell = |event| drop(words.send(Word { event, answer: None }));
+            sleep(share).await;
+            while let Some(left) = world.gate.left(now()) {
+                if world.gate.expire(now()) {
+                    world.registry.all().iter().for_each(|handle| handle.wake());
+                    tell(Event::Expired);
+                    break;
+                }
+                sleep(left.max(Duration::from_millis(1))).await;
+            }
+            sleep_until(overdue).await;
+            if world.gate.phase() != Phase::Open {
+                tell(Event::Overdue);
+            }
+        });
+        *lock(&self.clock) = Some(Clock(task.abort_handle()));
+    }
+
+    fn settle(&self) -> Carried {
+        // After the operator's word the gate may stand elsewhere, and opens from there as well.
+        if let Err(gate) = self.world.gate.decided() {
+            tracing::info!("decided while {gate}");
+        }
+        Ok(())
+    }
+
+    fn fail_stop(&self) -> Carried {
+        // Only a decision that was being written moves; a gate that expired serves nobody either.
+        if self.world.gate.fail_stop().is_ok() {
+            self.wake_all();
+        }
+        Ok(())
+    }
+
+    fn swap(&self, new: PoolId) -> Carried {
+        self.world.topology.swap(new);
+        self.board.swapped(super::unix_ms());
+        Ok(())
+    }
+
+    fn open(&self, side: Side) -> Carried {
+        let topology = self.world.topology.load();
+        debug_assert_eq!(topology.active, self.course.pool(side), "the gate opens on the active pool");
+        self.world.gate.open(topology.epoch).map_err(|gate| gate.to_string())?;
+        *lock(&self.clock) = None;
+        lock(&self.book).opened();
+        self.wake_all();
+        Ok(())
+    }
+
+    /// The account of how it ended, or stands.
+    pub(super) fn report(&self, outcome: Outcome, reason: String) -> Report {
+        let between = [self.course.from, self.course.to];
+        let report = lock(&self.book).report(&self.world, self.course.id, between, outcome, reason);
+        let kept = book::keep(&self.world.config.server.state_dir, &report);
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the report was not kept");
+        }
+        report
+    }
+}
