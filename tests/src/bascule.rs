@@ -47,7 +47,8 @@ pub struct Pool {
     pub name: String,
     /// Its one server.
     pub server: SocketAddr,
-    /// The authority's file and the name in the server's certificate, for STARTTLS; `None`: clear text.
+    /// The authority's file and the name in the server's certificate, for STARTTLS, or for TLS at once on port
+    /// 10993; `None`: clear text.
     pub tls: Option<(PathBuf, String)>,
     /// What is declared about it: the keys of `contract`.
     pub contract: &'static str,
@@ -79,6 +80,7 @@ pub struct Bascule {
     pub authority: Authority,
     address: Ipv4Addr,
     process: Option<Child>,
+    logs: Option<&'static str>,
     folder: TempDir,
 }
 
@@ -112,7 +114,7 @@ impl Bascule {
         let authority = Authority::new();
         authority.issue(&[Self::HOST]).write(folder.path(), "server")?;
         let [_, _, address] = process::addresses();
-        let proxy = Self { authority, address, process: None, folder };
+        let proxy = Self { authority, address, process: None, logs: None, folder };
         proxy.configure(setup)?;
         Ok(proxy)
     }
@@ -149,6 +151,9 @@ impl Bascule {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let mut command = process::tied(binary().await?);
         command.arg("--config").arg(self.path("bascule.toml")).arg("serve");
+        if let Some(filter) = self.logs {
+            command.env("BASCULE_LOG", filter);
+        }
         let mut process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.ready().await {
@@ -160,6 +165,11 @@ impl Bascule {
         }
         self.process = Some(process);
         Ok(())
+    }
+
+    /// What it logs from the next [`Bascule::serve`] on, instead of what BASCULE_LOG says.
+    pub fn set_logs(&mut self, filter: &'static str) {
+        self.logs = Some(filter);
     }
 
     /// Implicit TLS.
@@ -200,7 +210,8 @@ impl Bascule {
         self.process.as_ref().and_then(Child::id)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file of its folder: `bascule.toml`, `log`, `server.crt`, …
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -315,7 +326,10 @@ impl fmt::Display for Pool {
         }
         writeln!(f, "[pool.{name}.imap]\nservers = [\"{server}\"]")?;
         match &self.tls {
-            Some((ca, host)) => writeln!(f, "tls = {{ mode = \"starttls\", ca = {ca:?}, name = {host:?} }}")?,
+            Some((ca, host)) => {
+                let mode = if server.port() == 10993 { "implicit" } else { "starttls" };
+                writeln!(f, "tls = {{ mode = {mode:?}, ca = {ca:?}, name = {host:?} }}")?;
+            }
             None => writeln!(f, "tls = {{ mode = \"none\" }}")?,
         }
         if let Some(Fence { kind, engage, release }) = &self.fence {

@@ -175,6 +175,21 @@ impl Client {
         self.command(&format!("LOGIN {} {}", quote(user), quote(password))).await
     }
 
+    /// LOGIN with synchronizing literals.
+    pub async fn login_by_literals(&mut self, user: &str, password: &str) -> Result<Reply> {
+        let tag = self.begin(&format!("LOGIN {{{}}}", user.len())).await?;
+        if let Some(refused) = self.go_ahead(&tag).await? {
+            return Ok(refused);
+        }
+        self.oracle.announced();
+        self.write(format!("{user} {{{}}}\r\n", password.len()).as_bytes()).await?;
+        if let Some(refused) = self.go_ahead(&tag).await? {
+            return Ok(refused);
+        }
+        self.complete(&tag, password.as_bytes()).await?;
+        self.finish(&tag).await
+    }
+
     /// AUTHENTICATE PLAIN, with the response at once or after the continuation.
     pub async fn authenticate(
         &mut self,
@@ -219,6 +234,11 @@ impl Client {
     pub async fn start_as(&mut self, tag: &str, line: &str) -> Result<()> {
         self.oracle.sent(tag, line, true);
         self.write(format!("{tag} {line}\r\n").as_bytes()).await
+    }
+
+    /// Announces a whole command line that the test sends itself with [`Client::write`].
+    pub fn announce(&mut self, tag: &str, line: &str) {
+        self.oracle.sent(tag, line, true);
     }
 
     /// Waits for the reply to a command that was started. Replies come in order; ask in that order.

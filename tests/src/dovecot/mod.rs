@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::process::Command;
 
 pub use self::pair::Pair;
@@ -113,6 +113,14 @@ impl Dovecot {
         let mut client = Client::connect(self.imap(), Security::Plain).await?;
         client.login(user, "pass").await?.ok()?;
         Ok(client)
+    }
+
+    /// Replaces text in its configuration, which counts from its next start.
+    pub fn configure(&self, text: &str, by: &str) -> Result<()> {
+        let file = self.rig.join(self.name).join("dovecot.conf");
+        let config = std::fs::read_to_string(&file)?;
+        ensure!(config.contains(text), "{} does not contain {text:?}", file.display());
+        Ok(std::fs::write(file, config.replace(text, by))?)
     }
 
     /// The command line of an action, for a hook.

@@ -103,6 +103,11 @@ impl Pair {
         self.folder.path().join("mail").join(user)
     }
 
+    /// A file of the rig, which both servers see under `/mnt`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// The authority's certificate, PEM.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("certs/ca.pem")

@@ -2,6 +2,10 @@
 //!
 //! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
 
+mod crowd;
 mod cutover;
+mod hold;
+mod quiet;
 mod rig;
+mod scene;
 mod setup;
