@@ -233,6 +233,8 @@ impl Control {
         let (run, words) = Run::new(world, outside, log, self.board.clone(), course);
         *lock(&self.running) = Some(run.clone());
         self.board.begin(&run.course);
+        // Before the task runs: whoever waits for the end must not take the state before the beginning for it.
+        self.board.enter(&begin.0);
         let (control, task) = (self.clone(), run.clone());
         tokio::spawn(async move {
             control.conduct(&task, begin, words).await;

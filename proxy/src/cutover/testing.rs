@@ -19,8 +19,8 @@ use super::{
 use crate::{
     checks::{Answer, exec::Phase},
     config::{
-        Account, Check, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits, Pool, Restore,
-        Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
+        Account, Check, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits, Pool,
+        Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
     },
     gate::{Gate, Standing},
     net::spool::Spool,
@@ -73,7 +73,12 @@ pub(super) fn config(storage: Storage) -> Config {
     };
     Config {
         path: "test.toml".into(),
-        server: Server { hostname: "mail.test".into(), state_dir: "/nonexistent".into(), observe: None, threads: 1 },
+        server: Server {
+            hostname: "mail.test".into(),
+            state_dir: "/nonexistent".into(),
+            observe: None,
+            threads: 1,
+        },
         certificates: BTreeMap::new(),
         listeners: BTreeMap::new(),
         pools: vec![Arc::new(pool("v4")), Arc::new(pool("v5"))],
@@ -209,7 +214,12 @@ impl Script {
         }
     }
 
-    async fn ask(&self, name: String, change: impl FnOnce(&mut Truth), answer: impl FnOnce(&Truth) -> Answer) -> Answer {
+    async fn ask(
+        &self,
+        name: String,
+        change: impl FnOnce(&mut Truth),
+        answer: impl FnOnce(&Truth) -> Answer,
+    ) -> Answer {
         let twist = {
             let mut truth = self.truth.lock().unwrap();
             truth.log.push(name.clone());
@@ -242,7 +252,9 @@ impl Script {
 
     async fn seen(&self, name: String, good: impl FnOnce(&Truth) -> bool) -> Answer {
         let saw = name.clone();
-        let answer = |truth: &Truth| if good(truth) { Answer::Pass } else { Answer::Fail(format!("{saw}: it is not so")) };
+        let answer = |truth: &Truth| {
+            if good(truth) { Answer::Pass } else { Answer::Fail(format!("{saw}: it is not so")) }
+        };
         self.ask(name, |_| {}, answer).await
     }
 }
@@ -337,7 +349,12 @@ impl Rig {
     }
 
     /// Another life over the same directory and the same pools.
-    pub(super) async fn over(mut config: Config, dir: Arc<tempfile::TempDir>, script: Arc<Script>, wrap: Wrap) -> Self {
+    pub(super) async fn over(
+        mut config: Config,
+        dir: Arc<tempfile::TempDir>,
+        script: Arc<Script>,
+        wrap: Wrap,
+    ) -> Self {
         config.server.state_dir = dir.path().into();
         let (journal, recovered) = loop {
             match journal::open(dir.path(), &config) {
@@ -358,7 +375,11 @@ impl Rig {
     }
 
     /// A session that refuses some orders with a reason.
-    pub(super) fn session(&self, user: &str, refuses: impl Fn(Order) -> Option<&'static str> + Send + Sync + 'static) {
+    pub(super) fn session(
+        &self,
+        user: &str,
+        refuses: impl Fn(Order) -> Option<&'static str> + Send + Sync + 'static,
+    ) {
         let entry = self.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into());
         entry.handle.describe(|info| info.identity = user.into());
         let topology = self.world.topology.load();
@@ -376,7 +397,9 @@ impl Rig {
     /// Resolves when the cutover is over; the status then.
     pub(super) async fn over_and_idle(&self) -> super::types::Status {
         let mut changes = self.control.watch();
-        let over = |status: &super::types::Status| status.state == super::types::Stage::Idle && status.cutover.is_none();
+        let over = |status: &super::types::Status| {
+            status.state == super::types::Stage::Idle && status.cutover.is_none()
+        };
         changes.wait_for(over).await.unwrap().clone()
     }
 }

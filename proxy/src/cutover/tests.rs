@@ -68,10 +68,20 @@ async fn a_cutover_moves_every_session() {
         let expected = ["arm", "drain", "leave", "fence", "barrier", "promote", "verify", "decide", "attach"];
         assert_eq!(phases, expected);
         assert!(rig.dir.path().join("reports/1.json").exists());
-        let order: Vec<String> = rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
+        let order: Vec<String> =
+            rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let expected = [
-            "Guard lag", "canaries v4", "Guard lag", "Guard lag", "engage v4", "fenced v4", "Barrier lag",
-            "promote v5", "release v5", "writes v5", "fenced v4",
+            "Guard lag",
+            "canaries v4",
+            "Guard lag",
+            "Guard lag",
+            "engage v4",
+            "fenced v4",
+            "Barrier lag",
+            "promote v5",
+            "release v5",
+            "writes v5",
+            "fenced v4",
         ];
         assert_eq!(order, expected, "{storage:?}");
     }
@@ -161,7 +171,9 @@ async fn the_operator_aborts_at_any_time_before_the_decision() {
 #[tokio::test]
 async fn the_deadline_passes_in_any_phase_of_the_hold() {
     for config in storages() {
-        for (asked, skip) in ASKED.into_iter().filter(|(asked, _)| !["canaries v4", "Guard lag"].contains(asked)) {
+        for (asked, skip) in
+            ASKED.into_iter().filter(|(asked, _)| !["canaries v4", "Guard lag"].contains(asked))
+        {
             let mut config = config.clone();
             (config.cutover.max_hold, config.cutover.abort_reserve) = (30 * SOON, 29 * SOON);
             let rig = Rig::new(config).await;
@@ -185,11 +197,14 @@ async fn writes_that_are_not_answered_are_named_and_waited_for() {
         }
         let rig = Rig::new(config).await;
         rig.sessions(&USERS);
-        let busy = rig.world.registry.all().into_iter().find(|handle| handle.info().identity == "bob").unwrap();
+        let busy =
+            rig.world.registry.all().into_iter().find(|handle| handle.info().identity == "bob").unwrap();
         let writing = Standing { writes: 2, ..busy.word.read() };
         busy.word.set(writing);
         rig.control.start("v5").await.unwrap();
-        let waits = |status: &Status| status.cutover.as_ref().is_some_and(|run| run.waits_for.iter().any(|w| w.contains("bob")));
+        let waits = |status: &Status| {
+            status.cutover.as_ref().is_some_and(|run| run.waits_for.iter().any(|w| w.contains("bob")))
+        };
         rig.control.watch().wait_for(|status| status.state == Stage::Holding && waits(status)).await.unwrap();
         if answered {
             busy.word.set(Standing { writes: 0, ..writing });
@@ -227,7 +242,9 @@ async fn sessions_that_cannot_move_are_bounded() {
 
 #[tokio::test]
 async fn what_cannot_be_undone_is_limbo_until_it_can() {
-    for (broken, stuck) in [("release v4", "writes v5"), ("engage v5", "writes v5"), ("refuses v5", "fenced v4")] {
+    for (broken, stuck) in
+        [("release v4", "writes v5"), ("engage v5", "writes v5"), ("refuses v5", "fenced v4")]
+    {
         let rig = impatient(config(Storage::Shared)).await;
         rig.script.twist(stuck, usize::from(stuck == "fenced v4"), Twist::HappensUnknown, 1);
         rig.script.twist(broken, 0, Twist::Fails, usize::MAX);
@@ -341,7 +358,8 @@ async fn a_journal_that_fails_before_the_decision_goes_home() {
 
 #[tokio::test]
 async fn a_decision_that_may_be_written_serves_nobody_until_the_operator_says() {
-    for (word, serving, writes) in [("v4", V4, true), ("v5", V5, false), ("v4", V4, false), ("v5", V5, true)] {
+    for (word, serving, writes) in [("v4", V4, true), ("v5", V5, false), ("v4", V4, false), ("v5", V5, true)]
+    {
         let rig = Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Fail, writes)).await;
         rig.sessions(&USERS);
         rig.control.start("v5").await.unwrap();
@@ -434,7 +452,8 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.script.twist("identity v5", 0, Twist::HappensUnknown, usize::MAX);
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
-    let blocking: Vec<&str> = plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
+    let blocking: Vec<&str> =
+        plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
     assert_eq!(blocking, ["fence", "barriers", "identity on v5", "guard lag", "sessions"]);
     let refused = rig.control.start("v5").await.unwrap_err();
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");

@@ -1,0 +1,3 @@
+//! signals
+//!
+//! Rule: x

@@ -1,0 +1,3 @@
+//! state_dir
+//!
+//! Rule: x
