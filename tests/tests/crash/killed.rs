@@ -119,16 +119,8 @@ async fn killed_in_promoted_when_both_fences_are_released_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_verified() {
     let (mut rig, mut clients) = rig().await;
-    let promote = rig.stall("promote new", When::Before);
-    let verify = Stall::default();
-    let stopped = async {
-        promote.reached(1).await;
-        rig.append_and_forget(&mut clients[0]).await;
-        rig.platform("new").react("EXAMINE", Reaction { stall: Some(verify.clone()), ..Reaction::default() });
-        promote.release();
-        verify.reached(1).await;
-    };
-    rig.cutover_until(stopped).await;
+    rig.cutover_to_verified().await;
+    rig.append_and_forget(&mut clients[0]).await;
     let history = kill_and_start(&mut rig, "verified").await;
     assert_eq!(history.last().unwrap(), "entered verified");
     went_home(&rig).await;
@@ -137,21 +129,13 @@ async fn killed_in_verified() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_resuming() {
     let (mut rig, mut clients) = rig().await;
-    let promote = rig.stall("promote new", When::Before);
-    let [verify, attach] = [Stall::default(), Stall::default()];
-    let new = rig.platform("new");
-    let stopped = async {
-        promote.reached(1).await;
-        rig.append_and_forget(&mut clients[0]).await;
-        new.react("EXAMINE", Reaction { stall: Some(verify.clone()), ..Reaction::default() });
-        promote.release();
-        verify.reached(1).await;
-        // Not earlier: the proof that the new pool writes selects too.
-        new.react("SELECT", Reaction { stall: Some(attach.clone()), ..Reaction::default() });
-        verify.release();
-        attach.reached(1).await;
-    };
-    rig.cutover_until(stopped).await;
+    let verify = rig.cutover_to_verified().await;
+    rig.append_and_forget(&mut clients[0]).await;
+    // Not earlier: the proof that the new pool writes selects too.
+    let attach = Stall::default();
+    rig.platform("new").react("SELECT", Reaction { stall: Some(attach.clone()), ..Reaction::default() });
+    verify.release();
+    attach.reached(1).await;
     let history = kill_and_start(&mut rig, "resuming").await;
     assert_eq!(history.last().unwrap(), "decided");
     let status = rig.status().await;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Setup},
     client::{Client, Reply, Security, Status},
-    fake::{Platform, Stall, Store, control::Pair},
+    fake::{Platform, Reaction, Stall, Store, control::Pair},
     ledger::{Fate, Ledger},
 };
 use serde_json::Value;
@@ -34,6 +34,8 @@ pub(super) struct Rig {
     pub(super) pair: Arc<Pair>,
     pub(super) proxy: Bascule,
     pub(super) ledger: Ledger,
+    /// What the proxy is set up with.
+    pub(super) setup: Setup,
     desk: Arc<Desk>,
     _folder: TempDir,
 }
@@ -68,8 +70,9 @@ impl Rig {
         let socket = folder.path().join("desk");
         let desk = Arc::new(Desk { pair: pair.clone(), stalls: Mutex::default() });
         tokio::spawn(desk.clone().serve(UnixListener::bind(&socket).unwrap()));
-        let proxy = Bascule::lay(&setup(&pair, &socket)).unwrap();
-        Self { pair, proxy, ledger: Ledger::default(), desk, _folder: folder }
+        let setup = setup(&pair, &socket);
+        let proxy = Bascule::lay(&setup).unwrap();
+        Self { pair, proxy, ledger: Ledger::default(), setup, desk, _folder: folder }
     }
 
     pub(super) fn platform(&self, name: &str) -> &Platform {
@@ -124,6 +127,22 @@ impl Rig {
         client.start_append("INBOX", &self.ledger.message(300).1).await.unwrap();
     }
 
+    /// A cutover to `new` that waits in Verified, the last state before the decision, until this is released.
+    pub(super) async fn cutover_to_verified(&self) -> Stall {
+        let promote = self.stall("promote new", When::Before);
+        let verify = Stall::default();
+        let stopped = async {
+            promote.reached(1).await;
+            // Not earlier: the plan looks at the new pool too.
+            let stall = Some(verify.clone());
+            self.platform("new").react("EXAMINE", Reaction { stall, ..Reaction::default() });
+            promote.release();
+            verify.reached(1).await;
+        };
+        self.cutover_until(stopped).await;
+        verify
+    }
+
     /// Begins a cutover to `new` and returns when `there` is; the cutover goes on.
     pub(super) async fn cutover_until(&self, there: impl Future<Output = ()>) {
         tokio::select! {
@@ -136,9 +155,13 @@ impl Rig {
         self.proxy.status().await.unwrap()
     }
 
+    pub(super) fn journal_file(&self) -> PathBuf {
+        self.proxy.state_dir().join("journal")
+    }
+
     /// The records of the journal; whatever follows the last whole one is left out.
     pub(super) fn journal(&self) -> Vec<Value> {
-        let bytes = std::fs::read(self.proxy.state_dir().join("journal")).unwrap();
+        let bytes = std::fs::read(self.journal_file()).unwrap();
         frames(&bytes).into_iter().map(|frame| serde_json::from_slice(&frame[8..]).unwrap()).collect()
     }
 
