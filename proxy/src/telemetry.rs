@@ -58,6 +58,8 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // A line that cannot be written, on a full disk say, is lost. To say so on stderr would panic there.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let set = match format {
         LogFormat::Text => lines.try_init(),

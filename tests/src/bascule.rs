@@ -147,23 +147,31 @@ impl Bascule {
 
     /// Starts it and waits until it is ready.
     pub async fn serve(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "it runs already");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
-        let mut command = process::tied(binary().await?);
-        command.arg("--config").arg(self.path("bascule.toml")).arg("serve");
-        if let Some(filter) = self.logs {
-            command.env("BASCULE_LOG", filter);
-        }
-        let mut process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        self.launch().await?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.ready().await {
-            if let Some(status) = process.try_wait()? {
+            if let Some(status) = self.process.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                self.process = None;
                 bail!("serve ended with {status}:\n{}", self.log());
             }
             ensure!(Instant::now() < deadline, "serve is not ready after 30 seconds:\n{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
-        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Starts it and does not wait.
+    pub async fn launch(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "it runs already");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
+        let mut command = process::tied("env");
+        // A file size limit that a test sets is to be an error, not a death.
+        command.arg("--ignore-signal=XFSZ").arg(binary().await?);
+        command.arg("--config").arg(self.path("bascule.toml")).arg("serve");
+        if let Some(filter) = self.logs {
+            command.env("BASCULE_LOG", filter);
+        }
+        self.process = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
 

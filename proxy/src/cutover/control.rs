@@ -14,7 +14,6 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    config::Reverse,
     cutover::{
         board::Board,
         course::{Course, terms},
@@ -229,8 +228,8 @@ impl Control {
         let topology = self.world.topology.load();
         let (old, new) = (topology.pool(from), topology.pool(to));
         let (id, epoch) = (self.last_id.load(Ordering::Relaxed), topology.epoch);
-        let reverse: Reverse = new.contract.reverse;
-        Course { id, from, to, epoch, terms: terms(old, new), reverse, since_ms: super::unix_ms() }
+        let (reverse, storage) = (new.contract.reverse, new.contract.storage);
+        Course { id, from, to, epoch, terms: terms(old, new), reverse, storage, since_ms: super::unix_ms() }
     }
 
     /// Runs a cutover from a state on, in a task of its own.
@@ -239,6 +238,8 @@ impl Control {
         let (run, words) = Run::new(world, outside, log, self.board.clone(), course);
         *lock(&self.running) = Some(run.clone());
         self.board.begin(&run.course);
+        // Before the task runs: whoever waits for the end must not take the state before the beginning for it.
+        self.board.enter(&begin.0);
         let (control, task) = (self.clone(), run.clone());
         tokio::spawn(async move {
             control.conduct(&task, begin, words).await;

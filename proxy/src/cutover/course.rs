@@ -3,7 +3,7 @@
 //! Rule: fixed when the cutover starts; after a restart it comes from the journal.
 
 use crate::{
-    config::{Config, Pool, Reverse},
+    config::{Config, Pool, Reverse, Storage},
     cutover::{
         journal::{Record, Unfinished},
         machine::{Mark, Side, Terms},
@@ -27,6 +27,8 @@ pub(super) struct Course {
     pub(super) terms: Terms,
     /// What the new pool's contract says of the way back after the decision.
     pub(super) reverse: Reverse,
+    /// One store under both pools, or two.
+    pub(super) storage: Storage,
     /// When it began, for people.
     pub(super) since_ms: u64,
 }
@@ -52,6 +54,7 @@ impl Course {
             epoch: if swapped { Epoch(epoch.0.saturating_sub(1)) } else { epoch },
             terms: unfinished.terms,
             reverse: config.pools[usize::from(unfinished.to.0)].contract.reverse,
+            storage: config.pools[usize::from(unfinished.to.0)].contract.storage,
             since_ms: super::unix_ms(),
         }
     }
@@ -109,6 +112,10 @@ impl Course {
             }
             Stage::Deciding | Stage::Decided | Stage::Switching | Stage::Resuming | Stage::Soaking => {
                 match self.reverse {
+                    _ if self.storage == Storage::Shared => {
+                        "a cutover in the other direction: both pools use one store, as long as the old version reads \
+                         what the new one writes"
+                    }
                     Reverse::Replication => "a cutover in the other direction, with checks of its own",
                     Reverse::None => "only with loss: nothing replicates the new pool's writes back",
                 }
