@@ -229,6 +229,14 @@ pub struct Pinned {
 }
 
 impl Pinned {
+    /// What clients are shown after the login and this server does not have.
+    pub fn beyond(&self, server: &Capabilities) -> Vec<String> {
+        let shown = Capabilities::parse(self.bytes(Stage::Authenticated));
+        let both = pin(&[&shown, server]);
+        let kept = Capabilities::parse(both.bytes(Stage::Authenticated));
+        shown.iter().filter(|word| !kept.has(word)).map(str::to_owned).collect()
+    }
+
     /// What follows `CAPABILITY ` in a response or a response code.
     pub fn bytes(&self, stage: Stage) -> &[u8] {
         let text = match stage {
@@ -347,6 +355,19 @@ mod tests {
 
     fn authenticated(pools: &[&str]) -> String {
         shown(pools, Stage::Authenticated)
+    }
+
+    #[test]
+    fn a_server_that_lost_something_is_told_by_name() {
+        let caps = |words: &str| Capabilities::parse(words.as_bytes());
+        let (old, new) = (
+            caps("IMAP4rev1 ENABLE MOVE UIDPLUS APPENDLIMIT=100"),
+            caps("IMAP4rev1 ENABLE MOVE UIDPLUS APPENDLIMIT=50 QUOTA"),
+        );
+        let pinned = pin(&[&old, &new]);
+        assert_eq!(pinned.beyond(&new), Vec::<String>::new());
+        assert_eq!(pinned.beyond(&caps("IMAP4rev1 ENABLE MOVE APPENDLIMIT=50")), ["UIDPLUS"]);
+        assert_eq!(pinned.beyond(&caps("IMAP4rev1 ENABLE MOVE UIDPLUS APPENDLIMIT=20")), ["APPENDLIMIT=50"]);
     }
 
     #[test]

@@ -14,7 +14,10 @@ use std::{
 use bascule_protocols::imap::capability::{Capabilities, Pinned, pin};
 
 use crate::{
-    checks::server::{Dial, Reach, enter},
+    checks::{
+        Answer,
+        server::{Dial, Reach, enter},
+    },
     config::{Account, Config, Pool, StandbyLogin},
     session::World,
     topology::PoolId,
@@ -75,13 +78,35 @@ pub async fn learn(world: &World, pool: PoolId) -> Result<Vec<String>, String> {
     }
     let hint = format!("declare them in pool.{}.capabilities", config.name);
     if topology.active != pool && config.contract.standby_login != StandbyLogin::Yes {
-        return Err(format!("pool {} is a standby without logins; {hint}", config.name));
+        // It was asked when it was active, or nobody knows.
+        let kept = Record::load(&world.config).0.remove(&config.name);
+        return kept.ok_or_else(|| format!("pool {} is a standby without logins; {hint}", config.name));
     }
     let Some(account) = config.probes.first() else {
         return Err(format!("pool {} has no probe account; {hint}", config.name));
     };
     let asked = ask(&Reach { world, pool }, account).await;
     asked.map_err(|why| format!("capabilities of pool {}: {why}", config.name))
+}
+
+/// Whether a pool that was just promoted has everything that clients are shown (design §5.1): what was declared
+/// or learnt of a standby is a promise, and this is when it is kept or not.
+pub async fn prove(world: &World, pool: PoolId) -> Answer {
+    let config = world.topology.load().pool(pool).clone();
+    let Some(account) = config.probes.first() else {
+        return Answer::Unknown(format!("pool {} has no probe account", config.name));
+    };
+    let list = match ask(&Reach { world, pool }, account).await {
+        Ok(list) => list,
+        Err(why) => return Answer::Unknown(format!("capabilities of pool {}: {why}", config.name)),
+    };
+    let server = list.iter().map(String::as_str).collect();
+    let pinned = world.pinned.load_full();
+    let missing = pinned.as_ref().as_ref().map_or_else(Vec::new, |pinned| pinned.beyond(&server));
+    if missing.is_empty() {
+        return Answer::Pass;
+    }
+    Answer::Fail(format!("pool {} lacks what clients are shown: {}", config.name, missing.join(" ")))
 }
 
 /// Learns what can be learnt, keeps it, and pins what all pools can do for new connections. For each pool

@@ -90,7 +90,8 @@ pub(super) async fn silent(server: &str) -> Answer {
     refused_everywhere(server).await
 }
 
-async fn refused_everywhere(server: &str) -> Answer {
+/// Whether nobody listens at any address of `server` now.
+pub(super) async fn refused_everywhere(server: &str) -> Answer {
     let addresses = match timeout(DIAL, lookup_host(server)).await {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(error)) => return Answer::Unknown(format!("{server} does not resolve: {error}")),

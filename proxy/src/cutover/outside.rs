@@ -65,6 +65,8 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn refuses(&self, pool: PoolId) -> Asked<'_>;
     /// Whether a pool writes, or begins to within this time.
     fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_>;
+    /// Whether a promoted pool has what clients are shown.
+    fn offers(&self, pool: PoolId) -> Asked<'_>;
     /// A configured check.
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a>;
     /// Whether logins of a pool lead to the right mailboxes.
@@ -142,6 +144,10 @@ impl Outside for Live {
 
     fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_> {
         Box::pin(proof::writes(&self.world, pool, within))
+    }
+
+    fn offers(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(capability::prove(&self.world, pool))
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {

@@ -298,6 +298,10 @@ impl Outside for Script {
         Box::pin(self.seen(format!("writes {}", named(pool)), move |truth| truth.writes(pool)))
     }
 
+    fn offers(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.seen(format!("offers {}", named(pool)), |_| true))
+    }
+
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {
         Box::pin(self.seen(format!("{phase:?} {}", check.name), |_| true))
     }

@@ -81,6 +81,7 @@ async fn a_cutover_moves_every_session() {
             "promote v5",
             "release v5",
             "writes v5",
+            "offers v5",
             "fenced v4",
         ];
         assert_eq!(order, expected, "{storage:?}");

@@ -137,7 +137,11 @@ impl Run {
             Effect::ProveRefuses(side) => self.external(self.outside.refuses(self.course.pool(side))).await,
             Effect::ProveWrites(side) => {
                 let within = self.cutover().barrier;
-                self.external(self.outside.writes(self.course.pool(side), within)).await
+                self.external(self.outside.writes(self.course.pool(side), within)).await?;
+                match side {
+                    Side::Old => Ok(()),
+                    Side::New => self.external(self.outside.offers(new)).await,
+                }
             }
             Effect::Barriers => self.barriers().await,
             Effect::Verify => self.verify().await,
