@@ -42,6 +42,11 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     let topology = world.topology.load();
     let (from, to) = (topology.pool(course.from), topology.pool(course.to));
     let mut items = vec![not_busy(stage)];
+    if items.iter().any(|item| item.answer.blocks()) {
+        // The pools are being fenced and promoted: probes would disturb, and see what will not last.
+        let way_back = course.way_back(stage);
+        return Plan { go: false, from: from.name.clone(), to: to.name.clone(), items, way_back };
+    }
     items.extend(contracts(world, from, to, course));
     for (id, pool) in [(course.from, from), (course.to, to)] {
         let known = outside.capabilities(id).await;
