@@ -5,7 +5,10 @@
 mod crowd;
 mod cutover;
 mod hold;
+mod logins;
+mod mbsync;
 mod quiet;
 mod rig;
 mod scene;
+mod secrets;
 mod setup;
