@@ -7,7 +7,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use bascule_tests::{dovecot::Options, process};
 use tokio::{process::Child, time::sleep};
 
-use super::scene::{Question, Scene, all_moved, barrier, patient};
+use super::scene::{Scene, all_moved, barrier, guard};
 
 /// Mailboxes, and messages that each has on each side.
 const MAILBOXES: usize = 8;
@@ -16,17 +16,13 @@ const MESSAGES: usize = 50;
 #[tokio::test]
 async fn scenario_89_mbsync_does_not_notice() {
     // The barrier waits for an event, and so does the last guard before the gate shuts.
-    let scene = Scene::asking(Options::default(), |pair, port| {
-        let mut setup = barrier(barrier(patient(pair), port, "guard"), port, "barrier");
-        setup.cutover += "\nguard_passes = 1";
-        setup
-    })
-    .await;
+    let scene =
+        Scene::asking(Options::default(), |pair, port| barrier(guard(pair, port), port, "barrier")).await;
     let local = tempfile::tempdir().unwrap();
     lay(&scene, local.path()).await;
 
     let inside = async {
-        let guard = armed(&scene).await;
+        let guard = scene.armed().await;
         let mut mbsync = start(local.path());
         // It is in the middle: some mailboxes are done, others are not.
         until_it_has(local.path(), MAILBOXES / 4 * MESSAGES).await;
@@ -45,17 +41,6 @@ async fn scenario_89_mbsync_does_not_notice() {
     // Once more: there is nothing left to do.
     succeeded(start(local.path())).await;
     assert_eq!(complete(&scene, local.path()).await, all);
-}
-
-/// The question of the guard while Armed; the plans before it have their answer.
-async fn armed(scene: &Scene) -> Question {
-    loop {
-        let question = scene.asked().await;
-        if scene.proxy.status().await.unwrap()["state"] == "armed" {
-            return question;
-        }
-        question.answer(0).await;
-    }
 }
 
 /// Messages on both sides that the other one lacks.
