@@ -222,9 +222,13 @@ impl Oracle {
         }
     }
 
+    /// Whether one of these commands is unanswered. It need not be the first: servers may work on several at
+    /// once (RFC 3501 §5.5; Dovecot puts off the end of an APPEND while others wait).
     fn solicited(&self, word: &str, verbs: &[&str]) -> Verdict {
+        if self.outstanding.iter().any(|sent| verbs.contains(&sent.verb.as_str())) {
+            return Ok(());
+        }
         match self.outstanding.front() {
-            Some(sent) if verbs.contains(&sent.verb.as_str()) => Ok(()),
             Some(sent) => wrong(format!("{word} during {}", sent.verb)),
             None => wrong(format!("{word} during nothing")),
         }
@@ -296,7 +300,8 @@ impl Oracle {
     }
 
     fn search(&self, numbers: &str) -> Verdict {
-        let by_uid = self.outstanding.front().is_some_and(|s| s.verb == "UID SEARCH");
+        let searching = self.outstanding.iter().find(|s| s.verb.ends_with("SEARCH"));
+        let by_uid = searching.is_some_and(|s| s.verb == "UID SEARCH");
         let count = self.selected.as_ref().map_or(0, |v| v.uids.len());
         for word in numbers.split_whitespace().take_while(|w| !w.starts_with('(')) {
             match word.parse::<usize>() {

@@ -2,10 +2,14 @@
 //!
 //! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
 
+mod armed;
 mod crowd;
 mod cutover;
 mod hold;
+mod logins;
+mod mbsync;
 mod quiet;
 mod rig;
 mod scene;
+mod secrets;
 mod setup;

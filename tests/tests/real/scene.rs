@@ -76,6 +76,18 @@ impl Scene {
         Question(self.desk.accept().await.unwrap().0)
     }
 
+    /// The question of the [`guard`] while Armed, the last before the gate shuts; the plans before it have their
+    /// answer.
+    pub(super) async fn armed(&self) -> Question {
+        loop {
+            let question = self.asked().await;
+            if self.proxy.status().await.unwrap()["state"] == "armed" {
+                return question;
+            }
+            question.answer(0).await;
+        }
+    }
+
     /// Runs a cutover, and `inside` meanwhile, which ends before the cutover can.
     pub(super) async fn cutover_while<T>(&self, inside: impl Future<Output = T>) -> (Ran, T) {
         let mut cutover = pin!(self.proxy.cutover("new"));
@@ -139,6 +151,12 @@ pub(super) fn all_moved(ran: &Ran) {
 /// A setup for a machine that is slow today.
 pub(super) fn patient(pair: &Pair) -> Setup {
     Setup { cutover: PATIENT.to_owned(), ..pair.setup(Action::Stop) }
+}
+
+/// The same with a guard that asks at this port.
+pub(super) fn guard(pair: &Pair, port: u16) -> Setup {
+    let setup = barrier(patient(pair), port, "guard");
+    Setup { cutover: setup.cutover + "\nguard_passes = 1", ..setup }
 }
 
 /// Adds a check that asks at this port.

@@ -15,6 +15,7 @@ use bascule_protocols::imap::{
     reconcile,
     relay::Relay,
     restore::{Failure, Outcome, Plan},
+    state::Unmovable,
 };
 
 use super::{
@@ -100,7 +101,8 @@ pub(super) struct Orders {
     dialling: bool,
     dialled: bool,
     refused: Option<String>,
-    probes: u8,
+    /// Searches for a view, and the selection that it is of.
+    probes: (u32, u8),
     lingers_since: Option<Instant>,
     selections: u32,
 }
@@ -129,7 +131,7 @@ impl Session {
         if self.orders.seen.is_none_or(|seen| seen.0 != number) {
             self.orders.seen = Some((number, order));
             self.orders.refused = None;
-            self.orders.probes = 0;
+            self.orders.probes = (self.relay.selections(), 0);
             self.orders.dialled = false;
         }
         let topology = self.world().topology.load();
@@ -221,12 +223,14 @@ impl Session {
         if let Some(selected) = &self.relay.state.selected
             && let Err(why) = selected.movable()
         {
-            use bascule_protocols::imap::state::Unmovable;
-            let esearch = self.backend.as_ref().is_some_and(|b| b.capabilities.has(b"ESEARCH"));
-            if why != Unmovable::NoView || !esearch || self.orders.probes >= PROBES {
-                return self.refuse(if esearch { why.label() } else { "no_esearch" });
+            if self.can_learn(why) {
+                if self.flows() && self.queue.is_empty() && self.learn_view() {
+                    self.accept();
+                }
+                return;
             }
-            return self.learn_view();
+            let esearch = self.backend.as_ref().is_some_and(|b| b.capabilities.has(b"ESEARCH"));
+            return self.refuse(if esearch { why.label() } else { "no_esearch" });
         }
         let standby = self.world().topology.target();
         let dials = !self.orders.dialled
@@ -242,22 +246,33 @@ impl Session {
         self.accept();
     }
 
-    /// Asks for the view at a quiet moment.
-    fn learn_view(&mut self) {
-        let quiet = self.flows()
-            && self.relay.safepoint()
-            && self.queue.is_empty()
-            && self.backend.as_ref().is_some_and(|b| b.out.is_empty());
-        if !quiet {
-            return;
+    /// Whether a search is all that this session lacks.
+    fn can_learn(&mut self, lacks: Unmovable) -> bool {
+        // Another mailbox, another search.
+        if self.orders.probes.0 != self.relay.selections() {
+            self.orders.probes = (self.relay.selections(), 0);
         }
-        match self.relay.probe() {
-            Some(bytes) => {
-                self.orders.probes += 1;
-                self.tell_backend(&bytes);
-            }
-            None => self.accept(),
+        lacks == Unmovable::NoView
+            && self.orders.probes.1 < PROBES
+            && self.backend.as_ref().is_some_and(|b| b.capabilities.has(b"ESEARCH"))
+    }
+
+    /// Asks for the view at a quiet moment. True: it is known without asking.
+    fn learn_view(&mut self) -> bool {
+        if !self.quiet() {
+            return false;
         }
+        let search = self.relay.probe();
+        if let Some(bytes) = &search {
+            self.orders.probes.1 += 1;
+            self.tell_backend(bytes);
+        }
+        search.is_none()
+    }
+
+    /// Whether the backend has answered everything and would read a question now.
+    fn quiet(&self) -> bool {
+        self.relay.safepoint() && self.backend.as_ref().is_some_and(|b| b.out.is_empty())
     }
 
     // ---- Leave ----------------------------------------------------------------------------------------
@@ -268,6 +283,9 @@ impl Session {
             return Ok(());
         }
         if self.backend.is_some() {
+            if self.learns_late() {
+                return Ok(());
+            }
             return self.leave_backend();
         }
         match self.spare.take() {
@@ -278,6 +296,20 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// A mailbox that was selected just before the gate shut: nothing happens to the old pool before this
+    /// session has left it, so its view can still be learnt.
+    fn learns_late(&mut self) -> bool {
+        if !self.relay.probing()
+            && self.quiet()
+            && let Some(selected) = &self.relay.state.selected
+            && let Err(why) = selected.movable()
+            && self.can_learn(why)
+        {
+            self.learn_view();
+        }
+        self.relay.probing()
     }
 
     fn drop_dial(&mut self) {
