@@ -475,3 +475,60 @@ proptest! {
         prop_assert_eq!(cut.outcome(), whole.outcome());
     }
 }
+
+/// Plays a trace and compares what each side saw.
+fn replay(trace: &str, cuts: &[usize]) -> Session {
+    let mut session = Session::new(cuts);
+    let (mut for_client, mut for_server) = (String::new(), String::new());
+    for (number, line) in trace.lines().enumerate() {
+        let Some((kind, text)) = line.split_once(' ') else { continue };
+        // Our tags, from the seed of these tests.
+        let bytes = text.replace('@', "HAAAAA") + "\r\n";
+        match kind {
+            "C:" | "c:" => session.client(bytes.as_bytes()),
+            "S:" | "s:" => session.server(bytes.as_bytes()),
+            "!" => session.probe(),
+            "=" => assert_eq!(described(&session.relay.state), text, "line {}", number + 1),
+            "P:" | "p:" | "#" => {}
+            other => panic!("line {}: {other}", number + 1),
+        }
+        match kind {
+            "S:" | "P:" => for_client += &bytes,
+            "C:" | "p:" => for_server += &bytes,
+            _ => {}
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&session.to_client), for_client, "to the client");
+    assert_eq!(String::from_utf8_lossy(&session.to_server), for_server, "to the server");
+    session
+}
+
+fn described(state: &State) -> String {
+    let Some(selected) = &state.selected else { return "none".into() };
+    let uids = selected.view.as_ref().map_or_else(
+        || "?".to_owned(),
+        |view| format!("{}{}", view.known(), ",?".repeat(view.unknown() as usize)),
+    );
+    let name = String::from_utf8_lossy(&selected.name);
+    let diverged = if selected.diverged { " diverged" } else { "" };
+    let saved = if selected.saved_search { " saved" } else { "" };
+    format!("{name} exists {} uids {uids}{diverged}{saved}", selected.exists)
+}
+
+/// What the traces are written in: `C:` and `S:` pass, `c:` and `s:` do not, `P:` is said to the client and `p:`
+/// to the server by the proxy itself (`@1` is its first tag), `!` asks for the view, `=` is the mailbox's state.
+#[test]
+fn traces() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let trace = std::fs::read_to_string(&path).unwrap();
+        let replayed = |cuts: &[usize]| std::panic::catch_unwind(|| replay(&trace, cuts).outcome());
+        for cuts in [&[usize::MAX][..], &[1], &[2, 3, 5, 7]] {
+            assert!(replayed(cuts).is_ok(), "{} in pieces of {cuts:?}", path.display());
+        }
+        count += 1;
+    }
+    assert!(count >= 9, "{count} traces");
+}
