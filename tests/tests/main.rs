@@ -4,5 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is how a test fails")]
 
+mod bad_input;
 mod crash;
 mod real;
+mod rig;

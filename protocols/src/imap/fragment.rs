@@ -53,11 +53,11 @@ pub enum LineError {
     /// A NUL outside of a literal.
     #[error("NUL in a command")]
     Nul,
-    /// A quoted string without its end.
+    /// A quoted string without its end, and nothing at the end of the line that some would take for a literal.
     #[error("unfinished quoted string")]
     OpenQuote,
-    /// `{n}` at the end of an atom: some would read a literal.
-    #[error("literal marker inside an atom")]
+    /// `{n}` at the end of an atom or inside quotes: some would read a literal.
+    #[error("literal marker where no argument begins")]
     Marker,
 }
 
@@ -147,8 +147,8 @@ pub fn check(text: &[u8]) -> Result<(), LineError> {
         }
     }
     match () {
+        () if marker(text).is_some() && (open || literal(text).is_none()) => Err(LineError::Marker),
         () if open => Err(LineError::OpenQuote),
-        () if marker(text).is_some() && literal(text).is_none() => Err(LineError::Marker),
         () => Ok(()),
     }
 }
@@ -178,7 +178,8 @@ mod tests {
             (br#"a LOGIN "x\"" "y\\""#, Ok(())),
             (br#"a LOGIN "x"#, Err(LineError::OpenQuote)),
             (br#"a LOGIN "x\""#, Err(LineError::OpenQuote)),
-            (br#"a LOGIN "x {5}"#, Err(LineError::OpenQuote)),
+            (br#"a LOGIN "x {5}"#, Err(LineError::Marker)),
+            (br#"a LOGIN "{5+}"#, Err(LineError::Marker)),
             (b"a \r b", Err(LineError::BareCr)),
             (b"a \0", Err(LineError::Nul)),
         ] {

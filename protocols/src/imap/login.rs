@@ -133,14 +133,7 @@ impl PreAuth {
         if let Err(error) = fragment::check(&line) {
             let answer = refuse(command::tag_of(&line), &error.to_string());
             self.reading = Reading::Command;
-            return (
-                n,
-                if error.is_framed() && fragment::literal(&line).is_none() {
-                    self.nonsense(answer)
-                } else {
-                    Verdict::Close(answer)
-                },
-            );
+            return (n, if error.is_framed() { self.nonsense(answer) } else { Verdict::Close(answer) });
         }
         (n, self.line(line, pinned))
     }

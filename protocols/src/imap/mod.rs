@@ -17,4 +17,6 @@ pub mod tag;
 pub mod view;
 
 #[cfg(test)]
+mod cuts;
+#[cfg(test)]
 mod review;

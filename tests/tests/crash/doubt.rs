@@ -5,7 +5,7 @@
 use bascule_tests::client::{Client, Status};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::rig::{Rig, frames};
+use crate::rig::{Rig, frames};
 
 /// The operator's word.
 const WORD: &[&str] = &["--reason", "seen by hand"];

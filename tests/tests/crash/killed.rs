@@ -4,7 +4,7 @@
 
 use bascule_tests::fake::{Reaction, Stall};
 
-use super::rig::{Rig, When};
+use crate::rig::{Rig, When};
 
 /// Kills the proxy as it is, in this state, with a session in the hold; starts it again. What it recorded.
 async fn kill_and_start(rig: &mut Rig, state: &str) -> Vec<String> {

@@ -5,6 +5,5 @@
 
 mod doubt;
 mod killed;
-mod rig;
 mod signals;
 mod state_dir;

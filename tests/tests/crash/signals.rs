@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::rig::{Rig, When};
+use crate::rig::{Rig, When};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_says_goodbye_and_exits_well() {

@@ -4,7 +4,7 @@
 
 use bascule_tests::client::{Client, Error};
 
-use super::rig::{Rig, frames};
+use crate::rig::{Rig, frames};
 
 /// `serve` ends at once with this in its refusal, and the journal is untouched.
 async fn refused(rig: &Rig, words: &[&str]) {

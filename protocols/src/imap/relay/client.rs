@@ -37,14 +37,12 @@ impl Relay {
         let line = match line {
             Ok(None) => return (n, Verdict::NeedMore),
             Ok(Some(line)) => line,
-            Err(error) => return (n, close(input, error)),
+            // Where the line begins is not at hand, and RFC 3501 §7.1.3 has this very case without a tag.
+            Err(error) => return (n, close(b"", error)),
         };
         let text = fragment::text(line);
         if let Err(error) = fragment::check(text) {
-            if error.is_framed()
-                && fragment::literal(text).is_none()
-                && matches!(self.reading, Reading::Command)
-            {
+            if error.is_framed() && matches!(self.reading, Reading::Command) {
                 let refusal = refusal(command::tag_of(text), &format!("BAD {error}."));
                 return (n, Verdict::Own(Own::Refuse(refusal)));
             }

@@ -13,6 +13,8 @@
 mod client;
 mod idle;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::VecDeque};
 

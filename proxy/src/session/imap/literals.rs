@@ -19,6 +19,9 @@ use super::{
     upload::{Path, Upload, Whole, marker, must_wait},
 };
 
+/// A literal that no platform takes, bytes.
+const ABSURD: u64 = 1 << 40;
+
 impl Session {
     pub(super) fn streams_upload(&self) -> bool {
         self.upload.as_ref().is_some_and(|u| matches!(u.path, Path::Streaming { .. }))
@@ -30,6 +33,9 @@ impl Session {
         line: Vec<u8>,
         literal: Literal,
     ) -> Result<(), End> {
+        if literal.size > ABSURD {
+            return self.refuse_absurd(begins, literal);
+        }
         if let Some((tag, verb)) = &begins {
             let streams = verb.uploads()
                 && self.free_way()
@@ -50,6 +56,21 @@ impl Session {
         match upload.path {
             Path::Streaming { .. } => self.stream_literal(&line, literal),
             Path::Kept => self.keep_literal(begins, line, literal),
+        }
+    }
+
+    /// Such a literal goes to no backend: one that reads the number differently would read commands in it.
+    fn refuse_absurd(&mut self, begins: Option<(Tag, Verb)>, literal: Literal) -> Result<(), End> {
+        self.world().metrics.limits_hit.count("upload");
+        match (begins, &self.upload) {
+            (Some((tag, _)), _) => self.refuse_literal(&tag, literal),
+            // The backend may have half of this command.
+            (None, Some(upload)) => {
+                let words = answer(&upload.tag, "BAD Literal too large.");
+                self.say(&words);
+                Err(End::Farewell("limit"))
+            }
+            (None, None) => Err(End::Farewell("protocol")),
         }
     }
 
@@ -92,7 +113,7 @@ impl Session {
             });
             let tag = upload.tag.clone();
             // While the gate is shut a large upload waits for a backend that can take it (scenario 45).
-            if !flows && begins.is_some() && upload.verb.uploads() && literal.size <= (1 << 40) {
+            if !flows && begins.is_some() && upload.verb.uploads() {
                 self.upload = None;
                 self.waiting_literal = Some(WaitingLiteral { begins, line, literal, since: Instant::now() });
                 return Ok(());

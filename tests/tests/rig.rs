@@ -30,19 +30,19 @@ const LONG: &str = "max_hold = \"40s\"\ndrain = \"10s\"\nfence = \"10s\"\nbarrie
                     abort_reserve = \"5s\"\nguard_passes = 1\nsoak = \"60s\"\n";
 
 /// Platforms `old` and `new`, and a proxy that serves `old` first.
-pub(super) struct Rig {
-    pub(super) pair: Arc<Pair>,
-    pub(super) proxy: Bascule,
-    pub(super) ledger: Ledger,
+pub(crate) struct Rig {
+    pub(crate) pair: Arc<Pair>,
+    pub(crate) proxy: Bascule,
+    pub(crate) ledger: Ledger,
     /// What the proxy is set up with.
-    pub(super) setup: Setup,
+    pub(crate) setup: Setup,
     desk: Arc<Desk>,
     _folder: TempDir,
 }
 
 /// Where a stall is, seen from the hook's effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+pub(crate) enum When {
     Before,
     After,
 }
@@ -54,8 +54,15 @@ struct Desk {
 }
 
 impl Rig {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With further tables in its configuration.
+    pub(crate) async fn start_with(tables: &str) -> Self {
         let mut rig = Self::lay().await;
+        rig.setup.tables += tables;
+        rig.proxy.configure(&rig.setup).unwrap();
         let init = rig.run(&["init", "--active", "old"]).await;
         assert_eq!(init.code, 0, "{init:?}");
         rig.proxy.serve().await.unwrap();
@@ -63,7 +70,7 @@ impl Rig {
     }
 
     /// Everything but `init` and `serve`.
-    pub(super) async fn lay() -> Self {
+    pub(crate) async fn lay() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let stores = [store(), store()];
         let pair = Arc::new(Pair::replicated(["old", "new"], stores, Duration::ZERO).await.unwrap());
@@ -75,38 +82,38 @@ impl Rig {
         Self { pair, proxy, ledger: Ledger::default(), setup, desk, _folder: folder }
     }
 
-    pub(super) fn platform(&self, name: &str) -> &Platform {
+    pub(crate) fn platform(&self, name: &str) -> &Platform {
         self.pair.platform(name).unwrap()
     }
 
     /// The hook with this order waits; `guard` and `caught-up old` are the checks.
-    pub(super) fn stall(&self, order: &str, when: When) -> Stall {
+    pub(crate) fn stall(&self, order: &str, when: When) -> Stall {
         self.stall_after(0, order, when)
     }
 
     /// The same, but not the first times.
-    pub(super) fn stall_after(&self, times: u32, order: &str, when: When) -> Stall {
+    pub(crate) fn stall_after(&self, times: u32, order: &str, when: When) -> Stall {
         let stall = Stall::default();
         self.desk.stalls.lock().unwrap().insert(order.into(), (when, times, stall.clone()));
         stall
     }
 
     /// Hooks wait no more. Those that do wait are never answered: whoever ran them is dead.
-    pub(super) fn no_stalls(&self) {
+    pub(crate) fn no_stalls(&self) {
         self.desk.stalls.lock().unwrap().clear();
     }
 
-    pub(super) async fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
         self.proxy.run(arguments).await.unwrap()
     }
 
-    pub(super) fn security(&self) -> Security {
+    pub(crate) fn security(&self) -> Security {
         let trust = bascule_tests::client::trusting(&self.proxy.authority.pem()).unwrap();
         Security::Tls(trust, Bascule::HOST.try_into().unwrap())
     }
 
     /// Logged in through the proxy, INBOX selected.
-    pub(super) async fn client(&self, user: &str) -> Client {
+    pub(crate) async fn client(&self, user: &str) -> Client {
         let mut client = Client::connect(self.proxy.imaps(), self.security()).await.unwrap();
         client.login(user, PASSWORD).await.unwrap().ok().unwrap();
         client.select("INBOX").await.unwrap().ok().unwrap();
@@ -114,7 +121,7 @@ impl Rig {
     }
 
     /// An APPEND that is answered, and entered into the ledger.
-    pub(super) async fn append(&self, client: &mut Client) -> Reply {
+    pub(crate) async fn append(&self, client: &mut Client) -> Reply {
         let (id, message) = self.ledger.message(300);
         let reply = client.append("INBOX", &message).await.unwrap();
         let acknowledged = reply.status == Status::Ok;
@@ -123,12 +130,12 @@ impl Rig {
     }
 
     /// An APPEND that nobody waits for: its fate stays unknown.
-    pub(super) async fn append_and_forget(&self, client: &mut Client) {
+    pub(crate) async fn append_and_forget(&self, client: &mut Client) {
         client.start_append("INBOX", &self.ledger.message(300).1).await.unwrap();
     }
 
     /// A cutover to `new` that waits in Verified, the last state before the decision, until this is released.
-    pub(super) async fn cutover_to_verified(&self) -> Stall {
+    pub(crate) async fn cutover_to_verified(&self) -> Stall {
         let promote = self.stall("promote new", When::Before);
         let verify = Stall::default();
         let stopped = async {
@@ -144,29 +151,29 @@ impl Rig {
     }
 
     /// Begins a cutover to `new` and returns when `there` is; the cutover goes on.
-    pub(super) async fn cutover_until(&self, there: impl Future<Output = ()>) {
+    pub(crate) async fn cutover_until(&self, there: impl Future<Output = ()>) {
         tokio::select! {
             ran = self.proxy.cutover("new") => panic!("the cutover came to an end: {ran:?}\n{}", self.proxy.log()),
             () = there => {}
         }
     }
 
-    pub(super) async fn status(&self) -> Value {
+    pub(crate) async fn status(&self) -> Value {
         self.proxy.status().await.unwrap()
     }
 
-    pub(super) fn journal_file(&self) -> PathBuf {
+    pub(crate) fn journal_file(&self) -> PathBuf {
         self.proxy.state_dir().join("journal")
     }
 
     /// The records of the journal; whatever follows the last whole one is left out.
-    pub(super) fn journal(&self) -> Vec<Value> {
+    pub(crate) fn journal(&self) -> Vec<Value> {
         let bytes = std::fs::read(self.journal_file()).unwrap();
         frames(&bytes).into_iter().map(|frame| serde_json::from_slice(&frame[8..]).unwrap()).collect()
     }
 
     /// The records of the journal in short: `init`, `entered armed`, …
-    pub(super) fn history(&self) -> Vec<String> {
+    pub(crate) fn history(&self) -> Vec<String> {
         let short = |record: Value| {
             let words = [&record["record"], &record["stage"]].map(|word| word.as_str().unwrap_or_default());
             words.join(" ").trim_end().to_owned()
@@ -175,7 +182,7 @@ impl Rig {
     }
 
     /// This pool serves and writes, the other one refuses writes, and the ledger is clean.
-    pub(super) async fn serves(&self, pool: &str) {
+    pub(crate) async fn serves(&self, pool: &str) {
         let other = if pool == "old" { "new" } else { "old" };
         let status = self.status().await;
         assert_eq!(status["active"], pool, "{status:#}");
@@ -189,7 +196,7 @@ impl Rig {
     }
 
     /// What the pool holds is what clients were told.
-    pub(super) async fn judge(&self, pool: &str) {
+    pub(crate) async fn judge(&self, pool: &str) {
         for from in ["old", "new"] {
             self.pair.replication(from).unwrap().drained().await;
         }
@@ -201,7 +208,7 @@ impl Rig {
     }
 
     /// Asks the platform itself, around the proxy.
-    pub(super) async fn takes_writes(&self, pool: &str) -> bool {
+    pub(crate) async fn takes_writes(&self, pool: &str) -> bool {
         let address = self.platform(pool).address();
         let mut client = Client::connect(address, Security::Plain).await.unwrap();
         client.login("user2", PASSWORD).await.unwrap().ok().unwrap();
@@ -253,7 +260,7 @@ impl Desk {
 }
 
 /// The whole frames of a journal: length, checksum, JSON. Written from the format alone, not from bascule's code.
-pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut frames = Vec::new();
     while let Some(header) = bytes.first_chunk::<4>() {
         let size = 8 + u32::from_le_bytes(*header) as usize;
