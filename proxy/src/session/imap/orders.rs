@@ -98,6 +98,8 @@ pub(super) struct Orders {
     pub(super) touching: Option<PoolId>,
     /// A pool that an errand is logging in to for a look.
     pub(super) verifying: Option<PoolId>,
+    /// The errand is a look at the standby.
+    looking: bool,
     dialling: bool,
     dialled: bool,
     refused: Option<String>,
@@ -136,7 +138,7 @@ impl Session {
         }
         let topology = self.world().topology.load();
         match order {
-            Order::Flow => self.flow(),
+            Order::Flow => self.flow(&topology),
             Order::Prepare => self.prepare(&topology),
             Order::Leave => self.leave()?,
             Order::Verify => self.verify(&topology),
@@ -190,7 +192,8 @@ impl Session {
 
     // ---- Flow -----------------------------------------------------------------------------------------
 
-    fn flow(&mut self) {
+    fn flow(&mut self, topology: &Topology) {
+        self.drop_look(topology);
         if self.errand.is_some() {
             return;
         }
@@ -312,6 +315,15 @@ impl Session {
         self.relay.probing()
     }
 
+    /// A look at the standby that nobody waits for any more: where stores are two its end need not be seen.
+    fn drop_look(&mut self, topology: &Topology) {
+        let two_stores = topology.active().contract.storage == Storage::Replicated;
+        if two_stores && std::mem::take(&mut self.orders.looking) {
+            self.orders.verifying = None;
+            self.errand = None;
+        }
+    }
+
     fn drop_dial(&mut self) {
         if std::mem::take(&mut self.orders.dialling) {
             self.errand = None;
@@ -356,12 +368,14 @@ impl Session {
         }
         let Some(pool) = self.world().topology.target() else { return self.refuse("no_target") };
         self.orders.verifying = Some(pool);
+        self.orders.looking = true;
         let work = self.restore(topology, pool, true);
         self.start(Box::pin(async move { ErrandResult::Verified(pool, work.run().await) }));
     }
 
     fn on_verified(&mut self, pool: PoolId, result: Result<(Leg, Outcome), Failure>) {
         self.orders.verifying = None;
+        self.orders.looking = false;
         let (leg, outcome) = match result {
             Ok(done) => done,
             Err(failure) => {
@@ -381,6 +395,7 @@ impl Session {
     // ---- Attach ---------------------------------------------------------------------------------------
 
     fn attach(&mut self, topology: &Arc<Topology>) -> Result<(), End> {
+        self.drop_look(topology);
         if self.backend.as_ref().is_some_and(|b| b.epoch == topology.epoch) {
             self.orders.lingers_since = None;
             if matches!(self.orders.seen, Some((_, Order::Attach))) {
