@@ -50,6 +50,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// As metrics and people read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Shut => "shut",
+            Self::Expired => "expired",
+            Self::Deciding => "deciding",
+            Self::Decided => "decided",
+            Self::FailStop => "fail_stop",
+        }
+    }
+
     const ALL: [Self; 6] =
         [Self::Open, Self::Shut, Self::Expired, Self::Deciding, Self::Decided, Self::FailStop];
 }

@@ -96,6 +96,7 @@ pub mod labels {
     /// Why a session could not be moved.
     pub const UNMOVABLE: &[&str] = &[
         "appeared_between",
+        "connection_stays",
         "count",
         "diverged",
         "enable",

@@ -91,7 +91,7 @@ impl Appliance for Process {
     fn metrics(&self) -> String {
         let (status, metrics) = (self.status(), &self.world.metrics);
         metrics.cutover_state.set(status.state.name());
-        metrics.gate_state.set(gate_name(status.gate));
+        metrics.gate_state.set(status.gate.name());
         metrics.active_pool.set(&status.active);
         metrics.epoch.set(status.epoch.0.into());
         metrics.render()
@@ -100,18 +100,6 @@ impl Appliance for Process {
     fn ready(&self) -> Result<(), String> {
         let status = self.status();
         readiness(self.world.pinned.load().is_some(), status.gate, status.limbo.as_deref())
-    }
-}
-
-/// The phase as metrics and people read it.
-pub fn gate_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Open => "open",
-        Phase::Shut => "shut",
-        Phase::Expired => "expired",
-        Phase::Deciding => "deciding",
-        Phase::Decided => "decided",
-        Phase::FailStop => "fail_stop",
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    admin::appliance::{SessionRow, gate_name},
+    admin::appliance::SessionRow,
     cutover::types::{Finding, Outcome, Plan, Refusal, Report, Running, Stage, Status},
     session::holds::Summary,
 };
@@ -25,7 +25,7 @@ pub fn status(status: &Status, now_ms: u64) -> String {
     if let Some(needs) = &status.limbo {
         facts.push(("needs", needs.clone()));
     }
-    facts.push(("gate", gate_name(status.gate).to_owned()));
+    facts.push(("gate", status.gate.name().to_owned()));
     facts.push(("sessions", format!("{}, commands held: {}", status.sessions, status.held)));
     facts.push(("what next", next_step(status)));
     pairs(&facts)

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     admin::{
         api,
-        appliance::{Appliance, Life, SessionRow, gate_name},
+        appliance::{Appliance, Life, SessionRow},
         cli::{Cli, Command, Cutover, DEFAULT_CONFIG, Exit, Sessions},
         client::{Client, ClientError},
         command::{self, Output},
@@ -474,8 +474,8 @@ fn every_state_has_a_meaning_and_a_next_step() {
 #[test]
 fn every_phase_of_the_gate_has_one_name() {
     for gate in [Phase::Open, Phase::Shut, Phase::Expired, Phase::Deciding, Phase::Decided, Phase::FailStop] {
-        assert_eq!(serde_json::to_value(gate).unwrap(), gate_name(gate));
-        assert!(labels::GATE.contains(&gate_name(gate)));
+        assert_eq!(serde_json::to_value(gate).unwrap(), gate.name());
+        assert!(labels::GATE.contains(&gate.name()));
     }
 }
 

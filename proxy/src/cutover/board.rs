@@ -16,7 +16,6 @@ use crate::{
         machine::State,
         types::{Running, Status},
     },
-    gate::Phase,
     session::World,
 };
 
@@ -127,7 +126,7 @@ impl Board {
         let status = status(&self.world, facts);
         let metrics = &self.world.metrics;
         metrics.cutover_state.set(status.state.name());
-        metrics.gate_state.set(gate_name(status.gate));
+        metrics.gate_state.set(status.gate.name());
         metrics.active_pool.set(&status.active);
         metrics.epoch.set(status.epoch.0.into());
         self.published.send_replace(status);
@@ -166,15 +165,4 @@ fn status(world: &World, facts: &Facts) -> Status {
 fn limbo(state: &State) -> Option<String> {
     let State::Limbo(home, _, needs) = state else { return None };
     Some(format!("{needs} (it turned back because of {})", home.reason))
-}
-
-fn gate_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Open => "open",
-        Phase::Shut => "shut",
-        Phase::Expired => "expired",
-        Phase::Deciding => "deciding",
-        Phase::Decided => "decided",
-        Phase::FailStop => "fail_stop",
-    }
 }

@@ -138,7 +138,7 @@ impl Control {
         };
         let plan = self.plan(to).await?;
         if !plan.go {
-            return Err(plan::no_go(&plan));
+            return Err(plan.refusal());
         }
         self.end_soak().await?;
         let mut course = self.course(plan::pools(&self.world.topology.load(), to)?);

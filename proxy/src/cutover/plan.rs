@@ -97,16 +97,6 @@ async fn standby_identity(outside: &dyn Outside, pool: PoolId) -> Answer {
     outside.identity(pool).await
 }
 
-/// The refusal that a NO-GO is.
-pub(super) fn no_go(plan: &Plan) -> Refusal {
-    let blocking = plan.items.iter().filter(|item| item.answer.blocks());
-    let why = blocking.map(|item| format!("{}: {}", item.name, item.saw)).collect();
-    Refusal {
-        why,
-        instead: format!("`bascule cutover plan {}` shows everything that was looked at", plan.to),
-    }
-}
-
 fn item(name: impl Into<String>, answer: Finding, saw: impl Into<String>) -> Item {
     Item { name: name.into(), answer, saw: saw.into() }
 }

@@ -66,13 +66,7 @@ pub(super) async fn leave(mut leg: Leg, idling: bool) -> bool {
     let end = async {
         leg.write_all(&farewell).await?;
         leg.flush().await?;
-        loop {
-            let n = leg.fill_buf().await?.len();
-            if n == 0 {
-                return std::io::Result::Ok(());
-            }
-            leg.consume(n);
-        }
+        until_end(&mut leg).await
     };
     // An error is an end too: the server was faster.
     timeout(LEAVE, end).await.is_ok()
@@ -82,15 +76,19 @@ pub(super) async fn leave(mut leg: Leg, idling: bool) -> bool {
 pub(super) async fn cut(mut leg: Leg) -> bool {
     let end = async {
         leg.shutdown().await?;
-        loop {
-            let n = leg.fill_buf().await?.len();
-            if n == 0 {
-                return std::io::Result::Ok(());
-            }
-            leg.consume(n);
-        }
+        until_end(&mut leg).await
     };
     timeout(LEAVE, end).await.is_ok()
+}
+
+async fn until_end(leg: &mut Leg) -> std::io::Result<()> {
+    loop {
+        let n = leg.fill_buf().await?.len();
+        if n == 0 {
+            return Ok(());
+        }
+        leg.consume(n);
+    }
 }
 
 /// Whose words a restore uses: the client's own, or the pool's master for the same identity.

@@ -66,19 +66,19 @@ impl Spare {
     }
 
     /// Ends it in good order.
-    pub(super) async fn leave(self) {
+    pub(super) async fn leave(self) -> bool {
         match self {
             Self::Dialled(_, leg) | Self::Verified(_, leg, _) => leave(leg, false).await,
-        };
+        }
     }
 }
 
 /// What an errand came to.
 pub(super) enum ErrandResult {
-    /// The backend connection has ended.
-    Left,
-    /// The spare connection has ended.
-    SpareLeft,
+    /// The backend connection has ended, or did not when it was told to.
+    Left(bool),
+    /// The spare connection has ended, or did not.
+    SpareLeft(bool),
     /// The standby was dialled, or not.
     Dialled(PoolId, Option<Leg>),
     Verified(PoolId, Result<(Leg, Outcome), Failure>),
@@ -211,10 +211,7 @@ impl Session {
 
     fn leave_spare(&mut self, spare: Spare) {
         self.orders.verifying = spare.user_on();
-        self.start(Box::pin(async move {
-            spare.leave().await;
-            ErrandResult::SpareLeft
-        }));
+        self.start(Box::pin(async move { ErrandResult::SpareLeft(spare.leave().await) }));
     }
 
     // ---- Prepare --------------------------------------------------------------------------------------
@@ -285,6 +282,9 @@ impl Session {
         if self.errand.is_some() {
             return Ok(());
         }
+        if self.backend.is_none() && self.orders.touching.is_some() {
+            return Ok(());
+        }
         if self.backend.is_some() {
             if self.learns_late() {
                 return Ok(());
@@ -342,12 +342,8 @@ impl Session {
         let clean = whole && backend.out.is_empty();
         self.drop_backend()?;
         self.start(Box::pin(async move {
-            if clean {
-                leave(backend.leg, idling).await;
-            } else {
-                cut(backend.leg).await;
-            }
-            ErrandResult::Left
+            let ended = if clean { leave(backend.leg, idling).await } else { cut(backend.leg).await };
+            ErrandResult::Left(ended)
         }));
         Ok(())
     }
@@ -500,12 +496,15 @@ impl Session {
 
     pub(super) fn on_errand(&mut self, result: ErrandResult) -> Result<(), End> {
         match result {
-            ErrandResult::Left => {
+            // A connection that nobody has seen end may still have a user on it: the word goes on saying so,
+            // and the cutover does not.
+            ErrandResult::Left(false) | ErrandResult::SpareLeft(false) => self.refuse("connection_stays"),
+            ErrandResult::Left(true) => {
                 self.orders.touching = None;
                 self.sync_word();
                 self.entry.handle.word_changed();
             }
-            ErrandResult::SpareLeft => {
+            ErrandResult::SpareLeft(true) => {
                 self.orders.verifying = None;
                 self.sync_word();
                 self.entry.handle.word_changed();
