@@ -4,4 +4,5 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is how a test fails")]
 
+mod fakes;
 mod real;

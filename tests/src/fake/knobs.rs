@@ -87,7 +87,8 @@ impl Stall {
         self.permits.close();
     }
 
-    pub(super) async fn wait(&self) {
+    /// Comes as far as here, and waits until it is released.
+    pub async fn wait(&self) {
         self.waiting.send_modify(|n| *n += 1);
         // Closing is how a stall is released.
         let _ = self.permits.acquire().await;
