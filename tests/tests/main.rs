@@ -6,5 +6,6 @@
 
 mod bad_input;
 mod crash;
+mod fakes;
 mod real;
 mod rig;

@@ -317,6 +317,14 @@ impl Client {
         self.finish(&tag).await
     }
 
+    /// Ends IDLE and sends the next command line in the same packet. The tags of both.
+    pub async fn done_and(&mut self, line: &str) -> Result<[String; 2]> {
+        let (idle, tag) = (self.idle.take().unwrap_or_default(), self.tag());
+        self.oracle.sent(&tag, line, true);
+        self.write(format!("DONE\r\n{tag} {line}\r\n").as_bytes()).await?;
+        Ok([idle, tag])
+    }
+
     /// The next untagged response that belongs to no reply: in IDLE, or out of the blue.
     pub async fn notice(&mut self) -> Result<Response> {
         loop {

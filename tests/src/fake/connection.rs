@@ -165,6 +165,7 @@ impl Connection {
     }
 
     async fn goodbye(&mut self) -> io::Result<()> {
+        self.wire.recorder.logout();
         self.flush().await?;
         self.wire.io.shutdown().await
     }

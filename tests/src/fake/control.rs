@@ -43,6 +43,11 @@ impl Reply {
 }
 
 impl Pair {
+    /// These two.
+    pub fn new(names: [&str; 2], platforms: [Platform; 2], replications: Option<[Replication; 2]>) -> Self {
+        Self { names: names.map(String::from), platforms, replications }
+    }
+
     /// Two platforms with stores of their own that replicate both ways. The second is a standby.
     pub async fn replicated(names: [&str; 2], stores: [Arc<Store>; 2], lag: Duration) -> io::Result<Self> {
         let [a, b] = &stores;
@@ -52,7 +57,7 @@ impl Pair {
             Platform::start(a.clone(), Options::default()).await?,
             Platform::start(b.clone(), standby).await?,
         ];
-        Ok(Self { names: names.map(String::from), platforms, replications: Some(replications) })
+        Ok(Self::new(names, platforms, Some(replications)))
     }
 
     /// Two platforms on one store. The second does not listen until its fence is released.
@@ -60,7 +65,7 @@ impl Pair {
         let a = Platform::start(store.clone(), Options::default()).await?;
         let b = Platform::start(store, Options::default()).await?;
         b.fence(super::Fence::Stop).await?;
-        Ok(Self { names: names.map(String::from), platforms: [a, b], replications: None })
+        Ok(Self::new(names, [a, b], None))
     }
 
     /// One of the two.

@@ -87,7 +87,7 @@ impl Stall {
         self.permits.close();
     }
 
-    /// Comes as far as here, and goes on when [`Self::release`] says so.
+    /// Comes as far as here, and waits until it is released.
     pub async fn wait(&self) {
         self.waiting.send_modify(|n| *n += 1);
         // Closing is how a stall is released.

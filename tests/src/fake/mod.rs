@@ -33,5 +33,5 @@ pub use self::{
     platform::{Options, Platform, Tls},
     replication::Replication,
     store::{Mailbox, Message, Op, Store},
-    transcript::{Counters, Transcript},
+    transcript::{Attendance, Counters, Transcript, Visit},
 };

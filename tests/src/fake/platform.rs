@@ -19,7 +19,7 @@ use super::{
     connection::Connection,
     knobs::{Fence, Posture, Reaction, Reactions},
     store::Store,
-    transcript::{Counters, Records, Transcript},
+    transcript::{Attendance, Counters, Records, Transcript},
 };
 
 /// How connections are protected.
@@ -55,6 +55,8 @@ pub struct Options {
     pub ignores_authzid: bool,
     /// Keep every byte that arrives.
     pub transcripts: bool,
+    /// Where logins and their ends are noted.
+    pub attendance: Attendance,
 }
 
 impl Default for Options {
@@ -71,6 +73,7 @@ impl Default for Options {
             master: None,
             ignores_authzid: false,
             transcripts: false,
+            attendance: Attendance::default(),
         }
     }
 }
@@ -135,7 +138,7 @@ impl Platform {
         };
         let shared = Arc::new(Shared {
             store,
-            records: Arc::new(Records::new(options.transcripts)),
+            records: Arc::new(Records::new(options.transcripts, options.attendance.clone())),
             options: RwLock::new(Arc::new(options)),
             posture: RwLock::new(posture),
             reactions: Mutex::default(),

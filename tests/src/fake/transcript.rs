@@ -40,17 +40,53 @@ impl Transcript {
     }
 }
 
+/// Who came and who went, in order; platforms that are given clones of one share it.
+#[derive(Debug, Clone, Default)]
+pub struct Attendance {
+    platform: &'static str,
+    visits: Arc<Mutex<Vec<Visit>>>,
+}
+
+/// A login, or the end of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visit {
+    /// Where.
+    pub platform: &'static str,
+    /// Who.
+    pub user: String,
+    /// False: went.
+    pub came: bool,
+}
+
+impl Attendance {
+    /// The same list, for the platform of this name.
+    pub fn at(&self, platform: &'static str) -> Self {
+        Self { platform, visits: self.visits.clone() }
+    }
+
+    /// Everything so far.
+    pub fn visits(&self) -> Vec<Visit> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, user: &str, came: bool) {
+        let visit = Visit { platform: self.platform, user: user.into(), came };
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
+    }
+}
+
 /// All that a platform recorded.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     keep: bool,
+    attendance: Attendance,
     counters: Mutex<Counters>,
     transcripts: Mutex<Vec<Arc<Mutex<Transcript>>>>,
 }
 
 impl Records {
-    pub(super) fn new(keep: bool) -> Self {
-        Self { keep, ..Self::default() }
+    pub(super) fn new(keep: bool, attendance: Attendance) -> Self {
+        Self { keep, attendance, ..Self::default() }
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Counters)) {
@@ -79,7 +115,7 @@ impl Records {
             self.transcripts.lock().unwrap_or_else(PoisonError::into_inner).push(transcript.clone());
             transcript
         });
-        Recorder { records: self.clone(), transcript }
+        Recorder { records: self.clone(), transcript, user: None }
     }
 }
 
@@ -87,6 +123,7 @@ impl Records {
 pub(super) struct Recorder {
     records: Arc<Records>,
     transcript: Option<Arc<Mutex<Transcript>>>,
+    user: Option<String>,
 }
 
 impl Recorder {
@@ -94,9 +131,18 @@ impl Recorder {
         self.note(|t| t.received.extend_from_slice(bytes));
     }
 
-    pub(super) fn login(&self, user: &str) {
+    pub(super) fn login(&mut self, user: &str) {
+        self.records.attendance.note(user, true);
+        self.user = Some(user.into());
         self.records.count(|c| *c.logins.entry(user.into()).or_default() += 1);
         self.note(|t| t.user = Some(user.into()));
+    }
+
+    /// The user is gone before the connection is; whoever sees its end may come back at once.
+    pub(super) fn logout(&mut self) {
+        if let Some(user) = self.user.take() {
+            self.records.attendance.note(&user, false);
+        }
     }
 
     pub(super) fn command(&self, verb: &str) {
@@ -116,6 +162,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
+        self.logout();
         self.records.count(|c| c.connections -= 1);
     }
 }

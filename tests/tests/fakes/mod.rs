@@ -1,0 +1,13 @@
+//! Scenarios of the semantics on in-memory platforms, named after their numbers, and a load of them all.
+//!
+//! Rule: each test has a proxy and platforms of its own.
+
+mod abort;
+mod different;
+mod hold;
+mod idle;
+
+mod operator;
+mod rig;
+mod shared;
+mod stream;

@@ -1,0 +1,432 @@
+//! Two fake platforms with a proxy in front of them, and hooks that a test can stop, refuse or make lie.
+//!
+//! Rule: a test waits for what it is about (a hook that is reached, a status, an answer); what it sets up here is
+//! in effect when the call returns.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bascule_tests::{
+    bascule::{Bascule, Fence, Pool, Ran, Setup},
+    client::{Client, Reply, Status},
+    fake::{Attendance, Options, Platform, Replication, Stall, Store, control::Pair},
+    ledger::{Fate, Ledger},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    task::JoinHandle,
+};
+
+pub(super) const PASSWORD: &str = "secret";
+/// Messages in everybody's INBOX.
+pub(super) const MAIL: u32 = 3;
+
+/// The hooks as the proxy's configuration calls them.
+pub(super) const BARRIER: &str = "caught-up old";
+pub(super) const FENCE: &str = "fence old readonly";
+pub(super) const PROMOTE: &str = "promote new";
+
+/// How a rig is to be.
+pub(super) struct Plan {
+    shared: bool,
+    stops: bool,
+    barrier: &'static str,
+    cutover: &'static str,
+    limits: &'static str,
+    lag: Duration,
+    change: [Box<dyn Fn(&mut Options)>; 2],
+    prepare: Box<dyn Fn(&Store, &Store)>,
+}
+
+/// Everything that runs.
+pub(super) struct Rig {
+    pub(super) proxy: Arc<Bascule>,
+    pub(super) pair: Arc<Pair>,
+    pub(super) hooks: Arc<Hooks>,
+    pub(super) attendance: Attendance,
+    pub(super) ledger: Ledger,
+    _folder: TempDir,
+}
+
+/// What hooks do other than what they are for.
+#[derive(Default)]
+pub(super) struct Hooks(Mutex<HashMap<String, Script>>);
+
+#[derive(Clone)]
+enum Script {
+    Stall(Stall),
+    Refuse,
+    Pretend,
+}
+
+impl Hooks {
+    /// The hook waits when it is called; it goes on as the script says by then.
+    pub(super) fn stall(&self, order: &str) -> Stall {
+        let stall = Stall::default();
+        self.set(order, Some(Script::Stall(stall.clone())));
+        stall
+    }
+
+    /// The hook says no.
+    pub(super) fn refuse(&self, order: &str) {
+        self.set(order, Some(Script::Refuse));
+    }
+
+    /// The hook says that it is done and does nothing.
+    pub(super) fn pretend(&self, order: &str) {
+        self.set(order, Some(Script::Pretend));
+    }
+
+    /// The hook does what it is for.
+    pub(super) fn mend(&self, order: &str) {
+        self.set(order, None);
+    }
+
+    fn set(&self, order: &str, script: Option<Script>) {
+        let mut scripts = self.0.lock().unwrap();
+        match script {
+            Some(script) => scripts.insert(order.into(), script),
+            None => scripts.remove(order),
+        };
+    }
+
+    fn script(&self, order: &str) -> Option<Script> {
+        self.0.lock().unwrap().get(order).cloned()
+    }
+
+    /// A stall is over: it counts once.
+    fn passed(&self, order: &str) {
+        let mut scripts = self.0.lock().unwrap();
+        if matches!(scripts.get(order), Some(Script::Stall(_))) {
+            scripts.remove(order);
+        }
+    }
+
+    async fn run(&self, pair: &Pair, order: &str) -> (u8, String) {
+        loop {
+            match self.script(order) {
+                Some(Script::Stall(stall)) => {
+                    stall.wait().await;
+                    self.passed(order);
+                }
+                Some(Script::Refuse) => return (2, "refused by the test".into()),
+                Some(Script::Pretend) => return (0, "done".into()),
+                None => {
+                    let reply = pair.obey(order).await;
+                    return (reply.code, reply.text);
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, pair: &Pair, stream: UnixStream) {
+        let mut stream = BufReader::new(stream);
+        let mut order = String::new();
+        if stream.read_line(&mut order).await.is_err() {
+            return;
+        }
+        let mut nothing = [0];
+        // A hook that was killed does not go on with its work.
+        let (code, text) = tokio::select! {
+            said = self.run(pair, order.trim()) => said,
+            _ = stream.read(&mut nothing) => return,
+        };
+        // Whoever asked may be gone.
+        let _ = stream.write_all(format!("{code} {text}\n").as_bytes()).await;
+    }
+}
+
+impl Plan {
+    /// Two stores with replication both ways, read-only fences.
+    pub(super) fn replicated() -> Self {
+        Self {
+            shared: false,
+            stops: false,
+            barrier: "30s",
+            cutover: "",
+            limits: "",
+            lag: Duration::ZERO,
+            change: [Box::new(|_| {}), Box::new(|_| {})],
+            prepare: Box::new(|_, _| {}),
+        }
+    }
+
+    /// One store; the fence stops the service.
+    pub(super) fn shared() -> Self {
+        Self { shared: true, stops: true, ..Self::replicated() }
+    }
+
+    /// Fences stop the service.
+    pub(super) fn stops(self) -> Self {
+        Self { stops: true, ..self }
+    }
+
+    /// The barrier's share, where a test lets it pass.
+    pub(super) fn barrier(self, barrier: &'static str) -> Self {
+        Self { barrier, ..self }
+    }
+
+    /// Further lines of `[cutover]`.
+    pub(super) fn cutover(self, cutover: &'static str) -> Self {
+        Self { cutover, ..self }
+    }
+
+    /// Lines of `[limits]`.
+    pub(super) fn limits(self, limits: &'static str) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How late replication is.
+    pub(super) fn lag(self, lag: Duration) -> Self {
+        Self { lag, ..self }
+    }
+
+    /// The options of the old and of the new platform.
+    pub(super) fn platforms(
+        self,
+        old: impl Fn(&mut Options) + 'static,
+        new: impl Fn(&mut Options) + 'static,
+    ) -> Self {
+        Self { change: [Box::new(old), Box::new(new)], ..self }
+    }
+
+    /// What differs between the stores (old, new) before replication begins.
+    pub(super) fn stores(self, prepare: impl Fn(&Store, &Store) + 'static) -> Self {
+        Self { prepare: Box::new(prepare), ..self }
+    }
+
+    /// Sets everything up for these users, and serves from `old`.
+    pub(super) async fn start(self, users: &[&str]) -> Rig {
+        let attendance = Attendance::default();
+        let pair = Arc::new(self.pair(users, &attendance).await);
+        let folder = tempfile::Builder::new().prefix("bascule-fakes-").tempdir().unwrap();
+        let socket = folder.path().join("control");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let hooks = Arc::new(Hooks::default());
+        tokio::spawn(serve(hooks.clone(), pair.clone(), listener));
+        let ctl = [env!("CARGO_BIN_EXE_bascule-fake"), "ctl", socket.to_str().unwrap()].map(String::from);
+        let proxy = Bascule::start(&self.setup(&pair, &ctl), "old").await.unwrap();
+        Rig { proxy: Arc::new(proxy), pair, hooks, attendance, ledger: Ledger::default(), _folder: folder }
+    }
+
+    async fn pair(&self, users: &[&str], attendance: &Attendance) -> Pair {
+        let filled = || {
+            let store = Store::new(PASSWORD);
+            for user in users.iter().chain(&["probe1", "probe2"]) {
+                store.add_user(user);
+                for n in 1..=MAIL {
+                    store.deliver(user, "INBOX", format!("Subject: {user} {n}\r\n\r\n{n}\r\n").as_bytes());
+                }
+            }
+            store
+        };
+        let old = filled();
+        let new = if self.shared { old.clone() } else { filled() };
+        (self.prepare)(&old, &new);
+        let replications = (!self.shared)
+            .then(|| [Replication::start(&old, &new, self.lag), Replication::start(&new, &old, self.lag)]);
+        let options = |name: &'static str, standby: bool| Options {
+            transcripts: true,
+            standby,
+            attendance: attendance.at(name),
+            ..Options::default()
+        };
+        let mut options = [options("old", false), options("new", !self.shared)];
+        for (options, change) in options.iter_mut().zip(&self.change) {
+            change(options);
+        }
+        let [first, second] = options;
+        let platforms =
+            [Platform::start(old, first).await.unwrap(), Platform::start(new, second).await.unwrap()];
+        if self.shared {
+            platforms[1].fence(bascule_tests::fake::Fence::Stop).await.unwrap();
+        }
+        Pair::new(["old", "new"], platforms, replications)
+    }
+
+    fn setup(&self, pair: &Pair, ctl: &[String]) -> Setup {
+        let order = |words: String| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
+        let declared = Options::default().capabilities;
+        let pool = |name: &str| Pool {
+            name: name.into(),
+            server: pair.platform(name).unwrap().address(),
+            tls: None,
+            contract: match (self.shared, self.stops) {
+                (true, _) => "storage = \"shared\", standby_login = \"no\"",
+                (false, true) => "storage = \"replicated\", reverse = \"replication\"",
+                (false, false) => {
+                    "storage = \"replicated\", reverse = \"replication\", fence_keeps_reads = true"
+                }
+            },
+            password: PASSWORD.into(),
+            // A pool that is not there cannot be asked.
+            capabilities: if self.shared { declared.clone() } else { Vec::new() },
+            fence: Some(Fence {
+                kind: if self.stops { "stop" } else { "refuse" },
+                engage: order(format!("fence {name} {}", if self.stops { "stop" } else { "readonly" })),
+                release: order(format!("fence {name} off")),
+            }),
+            promote: (!self.shared).then(|| order(format!("promote {name}"))),
+        };
+        let check = |from: &str, to: &str| {
+            let exec = order(format!("caught-up {from}"));
+            format!(
+                "[cutover.check.{from}]\nkind = \"exec\"\nexec = {exec:?}\nfrom = {from:?}\nto = {to:?}\n\
+                 as = [\"barrier\"]\ntimeout = \"45s\"\n"
+            )
+        };
+        let checks = if self.shared { String::new() } else { check("old", "new") + &check("new", "old") };
+        // A hold as long as may be: eight tests on two cores are slow, and what a test stops must not expire.
+        let budget = "max_hold = \"60s\"\ndrain = \"8s\"\nfence = \"8s\"\ndecide = \"4s\"\nabort_reserve = \"10s\"\n\
+                      soak = \"100ms\"\n";
+        Setup {
+            pools: vec![pool("old"), pool("new")],
+            cutover: format!("{budget}barrier = {:?}\n{}", self.barrier, self.cutover),
+            // No keepalive comes between what a test counts.
+            tables: format!(
+                "{checks}[limits]\nlogin_ceiling = \"90s\"\ncommand_ceiling = \"90s\"\nkeepalive = \"60s\"\n{}",
+                self.limits
+            ),
+        }
+    }
+}
+
+/// A cutover that was begun.
+pub(super) struct Running(JoinHandle<Ran>);
+
+impl Running {
+    /// Waits until it has come as far as this stall; to end before that is a failure.
+    pub(super) async fn reaches(&mut self, stall: &Stall) {
+        tokio::select! {
+            () = stall.reached(1) => {}
+            ran = &mut self.0 => panic!("ended: {ran:?}"),
+        }
+    }
+
+    /// Waits for its end.
+    pub(super) async fn end(self) -> Ran {
+        self.0.await.unwrap()
+    }
+}
+
+async fn serve(hooks: Arc<Hooks>, pair: Arc<Pair>, listener: UnixListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (hooks, pair) = (hooks.clone(), pair.clone());
+        tokio::spawn(async move { hooks.answer(&pair, stream).await });
+    }
+}
+
+impl Rig {
+    pub(super) fn old(&self) -> &Platform {
+        self.pair.platform("old").unwrap()
+    }
+
+    pub(super) fn new(&self) -> &Platform {
+        self.pair.platform("new").unwrap()
+    }
+
+    /// A client that is logged in.
+    pub(super) async fn login(&self, user: &str) -> Client {
+        self.proxy.session(user, PASSWORD).await.unwrap()
+    }
+
+    /// A client with its INBOX selected.
+    pub(super) async fn inbox(&self, user: &str) -> Client {
+        let mut client = self.login(user).await;
+        client.select("INBOX").await.unwrap().ok().unwrap();
+        client
+    }
+
+    /// A client in IDLE on its INBOX; what it receives from now on is kept.
+    pub(super) async fn idler(&self, user: &str) -> Client {
+        let mut client = self.inbox(user).await;
+        assert_eq!(client.idle().await.unwrap(), None);
+        client.keep_transcript();
+        client
+    }
+
+    /// Begins a cutover.
+    pub(super) fn begin(&self, to: &'static str) -> Running {
+        let proxy = self.proxy.clone();
+        Running(tokio::spawn(async move { proxy.cutover(to).await.unwrap() }))
+    }
+
+    /// A cutover that must go through with every session kept.
+    pub(super) async fn cutover(&self, to: &'static str) -> Value {
+        through(self.begin(to).end().await)
+    }
+
+    /// Waits until so many commands are held.
+    pub(super) async fn held(&self, count: u64) {
+        self.proxy.until(|status| status["held"] == count).await.unwrap();
+    }
+
+    /// Waits until the cutover is in this state.
+    pub(super) async fn state(&self, state: &str) {
+        self.proxy.until(|status| status["state"] == state).await.unwrap();
+    }
+
+    /// Waits until a metric is as wished.
+    pub(super) async fn metric(&self, name: &str, wish: impl Fn(f64) -> bool) {
+        let asked = async { while !wish(self.proxy.metric(name).await.unwrap()) {} };
+        tokio::time::timeout(Duration::from_secs(60), asked).await.expect(name);
+    }
+
+    /// `bascule cutover abort`
+    pub(super) async fn abort(&self) {
+        let ran = self.proxy.run(&["cutover", "abort", "--reason", "a test"]).await.unwrap();
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    pub(super) async fn active(&self) -> String {
+        self.proxy.status().await.unwrap()["active"].as_str().unwrap().into()
+    }
+
+    /// Takes note of what a client was told about its APPEND.
+    pub(super) fn settle(&self, id: &str, reply: &Reply) {
+        let fate = if reply.status == Status::Ok { Fate::Acknowledged } else { Fate::Refused };
+        self.ledger.settle(id, fate);
+    }
+
+    /// Nothing was lost or doubled on the platform that serves, and nothing broke the protocol towards either.
+    pub(super) async fn unharmed(&self) {
+        let serving = self.pair.platform(&self.active().await).unwrap();
+        let verdict = self.ledger.judge(serving.store().bodies());
+        assert!(verdict.clean() && verdict.unknown == 0, "{verdict:?}");
+        for platform in [self.old(), self.new()] {
+            assert_eq!(platform.counters().violations, Vec::<String>::new());
+        }
+    }
+
+    /// On how many connections these bytes arrived, on both platforms (D3: for a commit at most one).
+    pub(super) fn arrived(&self, bytes: &[u8]) -> [usize; 2] {
+        [self.old(), self.new()].map(|p| p.transcripts().iter().filter(|t| t.contains(bytes)).count())
+    }
+}
+
+/// The report of a cutover that went through and kept everybody.
+pub(super) fn through(ran: Ran) -> Value {
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.json["outcome"], "done", "{ran:?}");
+    assert_eq!(ran.json["kept"], ran.json["sessions"], "{ran:?}");
+    ran.json
+}
+
+/// The report of a cutover that was aborted with everybody kept.
+pub(super) fn aborted(ran: Ran) -> Value {
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(ran.json["outcome"], "aborted", "{ran:?}");
+    assert_eq!(ran.json["kept"], ran.json["sessions"], "{ran:?}");
+    ran.json
+}
+
+/// What a client has received since it began to keep it.
+pub(super) fn heard(client: &Client) -> String {
+    String::from_utf8_lossy(client.transcript()).into_owned()
+}

@@ -1,0 +1,75 @@
+//! Backends that say strange things: text that looks like a literal, tags that nobody used.
+//!
+//! Rule: a session whose stream cannot be followed is rebuilt where only the login was known to its backend, and
+//! else passes bytes until a gate shuts.
+
+use bascule_tests::{
+    client::{Error, Status},
+    fake::Reaction,
+};
+
+use super::rig::Plan;
+
+#[tokio::test]
+async fn scenario_85_braces_in_the_text_of_a_status_response_are_no_literal() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    let mut alice = rig.inbox("alice").await;
+    let strange = Reaction { raw: Some("* OK see {25}\r\n".into()), times: Some(1), ..Reaction::default() };
+    rig.old().react("NOOP", strange);
+    let reply = alice.command("NOOP").await.unwrap().ok().unwrap();
+    assert_eq!(reply.texts(), ["* OK see {25}"]);
+    assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
+    rig.cutover("new").await;
+    assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn scenario_86_an_unknown_tag_without_a_mailbox_rebuilds_the_session() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    let mut alice = rig.login("alice").await;
+    alice.keep_transcript();
+    rig.old().say("zz99 OK whose is this", false);
+    rig.proxy.until(|_| rig.old().counters().logins["alice"] == 2).await.unwrap();
+    let reply = alice.command("STATUS INBOX (MESSAGES)").await.unwrap().ok().unwrap();
+    assert_eq!(reply.texts(), ["* STATUS \"INBOX\" (MESSAGES 3)"]);
+    rig.cutover("new").await;
+    alice.command("NOOP").await.unwrap().ok().unwrap();
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn scenario_86_with_a_mailbox_it_passes_bytes_until_a_gate_shuts() {
+    let rig = Plan::replicated().start(&["alice", "bob"]).await;
+    let mut alice = rig.inbox("alice").await;
+    rig.old().say("zz99 OK whose is this", false);
+    rig.metric("bascule_pipes", |pipes| pipes == 1.0).await;
+    let Err(Error::Violation(strange)) = alice.notice().await else { panic!("the line passes as it came") };
+    assert!(strange.0.contains("zz99"), "{strange}");
+    alice.command("NOOP").await.unwrap().ok().unwrap();
+    let (id, message) = rig.ledger.message(100);
+    let reply = alice.append("INBOX", &message).await.unwrap();
+    assert_eq!(reply.status, Status::Ok);
+    rig.settle(&id, &reply);
+    let refused = rig.begin("new").end().await;
+    assert_eq!(refused.code, 1, "it cannot be moved, and none may be given up: {refused:?}");
+    assert!(refused.json["why"][0].as_str().unwrap().contains("unmovable"), "{refused:?}");
+    alice.command("NOOP").await.unwrap().ok().unwrap();
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn scenario_86_a_pipe_is_closed_when_a_gate_shuts_and_counted() {
+    let rig = Plan::replicated().cutover("unmovable = 1").start(&["alice", "bob"]).await;
+    let mut alice = rig.inbox("alice").await;
+    rig.old().say("zz99 OK whose is this", false);
+    rig.metric("bascule_pipes", |pipes| pipes == 1.0).await;
+    assert!(matches!(alice.notice().await, Err(Error::Violation(_))));
+    let mut bob = rig.idler("bob").await;
+    let ran = rig.begin("new").end().await;
+    assert_eq!((ran.code, &ran.json["outcome"]), (0, &"done".into()), "{ran:?}");
+    assert_eq!(ran.json["unmovable"], serde_json::json!({ "pipe": 1 }), "{ran:?}");
+    assert!(matches!(alice.notice().await, Err(Error::Closed(None))), "without a word");
+    bob.done().await.unwrap().ok().unwrap();
+    rig.unharmed().await;
+}
