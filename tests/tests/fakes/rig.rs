@@ -182,11 +182,6 @@ impl Plan {
         Self { limits, ..self }
     }
 
-    /// How late replication is.
-    pub(super) fn lag(self, lag: Duration) -> Self {
-        Self { lag, ..self }
-    }
-
     /// The options of the old and of the new platform.
     pub(super) fn platforms(
         self,

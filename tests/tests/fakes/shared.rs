@@ -135,10 +135,27 @@ async fn on_shared_storage_a_verify_that_is_called_off_leaves_the_new_pool_first
 async fn on_shared_storage_a_connection_that_does_not_end_keeps_the_cutover_from_going_on() {
     let rig = Plan::shared().start(USERS).await;
     let mut people = people(&rig).await;
+    // Held up in Holding by a write, so that the first LOGOUT after it is a session's.
+    let write = Stall::default();
+    rig.old().react("CREATE", Reaction { stall: Some(write.clone()), times: Some(1), ..Reaction::default() });
+    let create = people[2].start("CREATE archive").await.unwrap();
+    write.reached(1).await;
+    let cutover = rig.begin("new");
+    rig.state("holding").await;
     // The server's process hangs in its logout: it may still write to the store.
     let stall = Stall::default();
     rig.old().react("LOGOUT", Reaction { stall: Some(stall.clone()), times: Some(1), ..Reaction::default() });
-    let report = aborted(rig.begin("new").end().await);
+    write.release();
+    people[2].finish(&create).await.unwrap().ok().unwrap();
+    // It is given up after a while, and counts as there all the same.
+    let stays = |session: &serde_json::Value| session["unmovable"] == "connection_stays";
+    while !rig.proxy.run(&["sessions", "list"]).await.unwrap().json.as_array().unwrap().iter().any(stays) {
+        assert_ne!(rig.active().await, "new", "the cutover went on");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    rig.state("holding").await;
+    rig.abort().await;
+    let report = aborted(cutover.end().await);
     let phases = report["phases"].as_array().unwrap();
     assert!(phases.iter().all(|phase| phase["name"] != "fence"), "not while somebody may be on it: {report}");
     stall.release();
