@@ -121,7 +121,7 @@ async fn sixty_sessions_go_there_and_back_twice_and_nothing_is_lost_or_doubled()
 
 /// Every session gets some more done; one in IDLE hears at least one piece of news.
 async fn everybody_gets_on(crowd: &mut JoinSet<Result<()>>, progress: &mut [watch::Receiver<u64>]) {
-    let rounds = |n: usize| if n % HABITS == 0 { 1 } else { ROUNDS };
+    let rounds = |n: usize| if n.is_multiple_of(HABITS) { 1 } else { ROUNDS };
     let goals: Vec<u64> = progress.iter().enumerate().map(|(n, done)| *done.borrow() + rounds(n)).collect();
     let gets_on = async {
         for (done, goal) in progress.iter_mut().zip(goals) {
