@@ -410,6 +410,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_reconcile_finds_is_known() {
+        for differs in bascule_protocols::imap::reconcile::Differs::ALL {
+            assert!(labels::UNMOVABLE.contains(&differs.label()), "{differs:?}");
+        }
+    }
+
+    #[test]
     fn every_label_value_stands_at_zero_from_the_start() {
         let text = Metrics::new().render();
         for (name, label, known) in [

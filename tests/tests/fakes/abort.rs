@@ -153,8 +153,13 @@ async fn scenario_30_a_fence_hook_that_fails_aborts() {
 #[tokio::test]
 async fn scenario_30_a_fence_that_does_not_hold_aborts() {
     let plan = Plan::replicated();
-    turns_back(plan, |rig| rig.old().leak(true), |rig| rig.old().leak(false), "opened before the fence")
-        .await;
+    turns_back(
+        plan,
+        |rig| rig.old_pool().leak(true),
+        |rig| rig.old_pool().leak(false),
+        "opened before the fence",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -184,8 +189,8 @@ async fn scenario_30_a_promoted_pool_that_refuses_writes_aborts() {
 #[tokio::test]
 async fn scenario_30_a_verify_that_is_refused_aborts() {
     let refused = Reaction { refuse: Some("NO [NONEXISTENT] not here".into()), ..Reaction::default() };
-    let spoil = move |rig: &Rig| rig.new().react("EXAMINE", refused.clone());
-    turns_back(Plan::replicated(), spoil, |rig| rig.new().calm(), "mailbox_refused").await;
+    let spoil = move |rig: &Rig| rig.new_pool().react("EXAMINE", refused.clone());
+    turns_back(Plan::replicated(), spoil, |rig| rig.new_pool().calm(), "mailbox_refused").await;
 }
 
 #[tokio::test]
@@ -202,7 +207,7 @@ async fn scenario_30_a_promote_is_aborted_by_the_operator() {
 async fn scenario_30_a_verify_is_aborted_by_the_operator() {
     let looks = |rig: &Rig| {
         let stall = Stall::default();
-        rig.new().react("EXAMINE", Reaction { stall: Some(stall.clone()), ..Reaction::default() });
+        rig.new_pool().react("EXAMINE", Reaction { stall: Some(stall.clone()), ..Reaction::default() });
         stall
     };
     by_the_operator("verified", looks).await;
@@ -244,7 +249,7 @@ async fn called_off(rig: &Rig, cutover: Running, mut people: People, asked: Aske
     for hook in [FENCE, BARRIER, PROMOTE] {
         rig.hooks.mend(hook);
     }
-    rig.new().calm();
+    rig.new_pool().calm();
     people.live_on(rig, "old").await;
     people.go_through(rig).await;
 }
@@ -255,11 +260,11 @@ async fn scenario_30_an_armed_cutover_is_aborted_by_the_operator() {
     let mut people = People::gather(&rig).await;
     let mut writer = rig.inbox("bob").await;
     let stall = Stall::default();
-    rig.old().react("STORE", Reaction { stall: Some(stall.clone()), ..Reaction::default() });
+    rig.old_pool().react("STORE", Reaction { stall: Some(stall.clone()), ..Reaction::default() });
     let store = writer.start("STORE 1 +FLAGS (\\Flagged)").await.unwrap();
     stall.reached(1).await;
     // The canary's own STORE is answered.
-    rig.old().calm();
+    rig.old_pool().calm();
     let cutover = rig.begin("new");
     rig.state("armed").await;
     assert_eq!(rig.proxy.status().await.unwrap()["gate"], "open");

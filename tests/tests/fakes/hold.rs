@@ -29,7 +29,7 @@ async fn scenario_36_exactly_what_the_client_enabled_is_enabled_on_the_new_pool(
         client.command("NOOP").await.unwrap().ok().unwrap();
     }
     let enabled = |user: &str| {
-        let all = rig.new().transcripts();
+        let all = rig.new_pool().transcripts();
         let of_user = all.iter().filter(|t| t.user.as_deref() == Some(user));
         let lines = of_user
             .flat_map(|t| String::from_utf8_lossy(&t.received).lines().map(String::from).collect::<Vec<_>>());
@@ -64,7 +64,7 @@ async fn scenario_44_an_append_of_50_mb_announced_during_a_hold() {
     assert!(reply.text.starts_with("[APPENDUID 1700000000 4] "), "{reply:?}");
     rig.settle(&id, &reply);
     through(cutover.end().await);
-    assert!(*rig.new().store().messages("alice", "INBOX")[3].body == *message, "byte by byte");
+    assert!(*rig.new_pool().store().messages("alice", "INBOX")[3].body == *message, "byte by byte");
     rig.metric("bascule_uploads_spooled_bytes", |bytes| bytes == 0.0).await;
     rig.unharmed().await;
 }
@@ -125,7 +125,7 @@ async fn scenario_48_a_client_that_uses_our_tags() {
         before.rsplit("\r\n").next().unwrap().to_owned()
     };
     rig.cutover("new").await;
-    let ours = probe(rig.old());
+    let ours = probe(rig.old_pool());
     let prefix = &ours[..6];
     for tag in [ours.clone(), format!("{prefix}2"), format!("{prefix}3"), prefix.to_lowercase()] {
         alice.start_as(&tag, "NOOP").await.unwrap();
@@ -135,7 +135,7 @@ async fn scenario_48_a_client_that_uses_our_tags() {
     alice.start_as(&idle, "IDLE").await.unwrap();
     assert_eq!(alice.go_ahead(&idle).await.unwrap(), None);
     rig.cutover("old").await;
-    assert_ne!(&probe(rig.new())[..6], prefix, "the prefix has changed");
+    assert_ne!(&probe(rig.new_pool())[..6], prefix, "the prefix has changed");
     alice.write(b"DONE\r\n").await.unwrap();
     alice.finish(&idle).await.unwrap().ok().unwrap();
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
@@ -181,13 +181,13 @@ async fn scenario_52_a_bye_of_the_old_pool_while_it_drains_is_swallowed() {
     }
     // A write that was sent before the gate shut keeps the drain waiting.
     let stall = Stall::default();
-    rig.old().react("CREATE", stalled(&stall));
+    rig.old_pool().react("CREATE", stalled(&stall));
     let create = dave.start("CREATE Work").await.unwrap();
     stall.reached(1).await;
     let cutover = rig.begin("new");
     rig.state("holding").await;
-    rig.old().say("* BYE [ALERT] going down", true);
-    rig.old().connections(1).await;
+    rig.old_pool().say("* BYE [ALERT] going down", true);
+    rig.old_pool().connections(1).await;
     stall.release();
     dave.finish(&create).await.unwrap().ok().unwrap();
     through(cutover.end().await);
@@ -236,10 +236,46 @@ async fn an_upload_that_was_half_sent_when_the_gate_shut_moves() {
 }
 
 #[tokio::test]
+async fn a_large_upload_begun_while_armed_moves_with_its_mailbox() {
+    let rig = Plan::replicated().start(&["alice", "bob"]).await;
+    let mut alice = rig.inbox("alice").await;
+    let mut bob = rig.inbox("bob").await;
+    // Bob's view cannot be learnt while he waits for an answer.
+    let stall = Stall::default();
+    rig.old_pool().react("FETCH", stalled(&stall));
+    let fetch = bob.start("FETCH 1 (FLAGS)").await.unwrap();
+    stall.reached(1).await;
+    let barrier = rig.hooks.stall(BARRIER);
+    let mut cutover = rig.begin("new");
+    let probed = || {
+        let all = rig.old_pool().transcripts();
+        let probe = b" UID SEARCH RETURN (ALL COUNT) 1:*\r\n";
+        all.iter().any(|t| t.user.as_deref() == Some("alice") && t.contains(probe))
+    };
+    rig.proxy.until(|_| probed()).await.unwrap();
+    let (id, message) = rig.ledger.message(600_000);
+    let tag = alice.begin(&format!("APPEND INBOX {{{}}}", message.len())).await.unwrap();
+    assert_eq!(alice.go_ahead(&tag).await.unwrap(), None);
+    alice.write(&message[..500_000]).await.unwrap();
+    stall.release();
+    bob.finish(&fetch).await.unwrap().ok().unwrap();
+    cutover.reaches(&barrier).await;
+    alice.complete(&tag, &message[500_000..]).await.unwrap();
+    rig.held(1).await;
+    barrier.release();
+    let reply = alice.finish(&tag).await.unwrap().ok().unwrap();
+    rig.settle(&id, &reply);
+    through(cutover.end().await);
+    assert_eq!(rig.arrived(&[&message[..], b"\r\n"].concat()), [0, 1]);
+    assert_eq!(alice.uids().await.unwrap(), [1, 2, 3, 4]);
+    rig.unharmed().await;
+}
+
+#[tokio::test]
 async fn a_login_in_flight_during_the_hold_is_answered_by_the_winner() {
     let rig = Plan::replicated().start(&["alice", "bob"]).await;
     let stall = Stall::default();
-    rig.old().react("LOGIN", stalled(&stall));
+    rig.old_pool().react("LOGIN", stalled(&stall));
     let mut alice = rig.proxy.connect().await.unwrap();
     let login = alice.start(&format!("LOGIN alice {PASSWORD}")).await.unwrap();
     stall.reached(1).await;
@@ -255,8 +291,8 @@ async fn a_login_in_flight_during_the_hold_is_answered_by_the_winner() {
     assert_eq!(refused.status, Status::No);
     assert!(refused.text.starts_with("[AUTHENTICATIONFAILED]"), "what the winner says: {refused:?}");
     through(cutover.end().await);
-    assert_eq!(rig.old().counters().logins.get("alice"), None);
-    assert_eq!(rig.new().counters().logins.get("alice"), Some(&1));
+    assert_eq!(rig.old_pool().counters().logins.get("alice"), None);
+    assert_eq!(rig.new_pool().counters().logins.get("alice"), Some(&1));
     stall.release();
     alice.command("STATUS INBOX (MESSAGES)").await.unwrap().ok().unwrap();
     rig.unharmed().await;
@@ -275,7 +311,7 @@ async fn a_login_in_flight_during_a_hold_that_is_aborted_is_answered_by_the_old_
     fence.release();
     alice.finish(&login).await.unwrap().ok().unwrap();
     aborted(cutover.end().await);
-    assert_eq!(rig.old().counters().logins.get("alice"), Some(&1));
-    assert_eq!(rig.new().counters().logins.get("alice"), None);
+    assert_eq!(rig.old_pool().counters().logins.get("alice"), Some(&1));
+    assert_eq!(rig.new_pool().counters().logins.get("alice"), None);
     rig.unharmed().await;
 }

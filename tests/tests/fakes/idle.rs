@@ -9,7 +9,7 @@ async fn scenario_03_an_idle_session_without_differences_hears_nothing_and_then_
     let rig = Plan::replicated().start(&["alice"]).await;
     let mut alice = rig.idler("alice").await;
     rig.cutover("new").await;
-    rig.new().store().deliver("alice", "INBOX", b"Subject: news\r\n\r\n");
+    rig.new_pool().store().deliver("alice", "INBOX", b"Subject: news\r\n\r\n");
     assert_eq!(alice.notice().await.unwrap().text(), "* 4 EXISTS");
     assert_eq!(alice.notice().await.unwrap().text(), "* 1 RECENT");
     assert_eq!(heard(&alice), "* 4 EXISTS\r\n* 1 RECENT\r\n", "and not a byte before");
@@ -67,7 +67,7 @@ async fn scenario_40_done_and_idle_in_one_packet_during_a_hold() {
     assert_eq!(rig.proxy.status().await.unwrap()["held"], 0);
     barrier.release();
     through(cutover.end().await);
-    rig.new().store().deliver("alice", "INBOX", b"Subject: news\r\n\r\n");
+    rig.new_pool().store().deliver("alice", "INBOX", b"Subject: news\r\n\r\n");
     assert_eq!(alice.notice().await.unwrap().text(), "* 4 EXISTS");
     alice.write(b"DONE\r\n").await.unwrap();
     alice.finish(&second).await.unwrap().ok().unwrap();
@@ -109,7 +109,7 @@ async fn a_mailbox_that_only_grew_is_announced_with_exists_and_recent() {
     let mut cutover = rig.begin("new");
     cutover.reaches(&barrier).await;
     for user in ["alice", "bob"] {
-        rig.new().store().deliver(user, "INBOX", b"Subject: only there\r\n\r\n");
+        rig.new_pool().store().deliver(user, "INBOX", b"Subject: only there\r\n\r\n");
     }
     barrier.release();
     through(cutover.end().await);

@@ -36,12 +36,13 @@ pub(super) const PROMOTE: &str = "promote new";
 pub(super) struct Plan {
     shared: bool,
     stops: bool,
+    brief: bool,
     barrier: &'static str,
     cutover: &'static str,
     limits: &'static str,
     lag: Duration,
-    change: [Box<dyn Fn(&mut Options)>; 2],
-    prepare: Box<dyn Fn(&Store, &Store)>,
+    change: [fn(&mut Options); 2],
+    prepare: fn(&Store, &Store),
 }
 
 /// Everything that runs.
@@ -148,12 +149,13 @@ impl Plan {
         Self {
             shared: false,
             stops: false,
+            brief: false,
             barrier: "30s",
             cutover: "",
             limits: "",
             lag: Duration::ZERO,
-            change: [Box::new(|_| {}), Box::new(|_| {})],
-            prepare: Box::new(|_, _| {}),
+            change: [|_| {}, |_| {}],
+            prepare: |_, _| {},
         }
     }
 
@@ -165,6 +167,11 @@ impl Plan {
     /// Fences stop the service.
     pub(super) fn stops(self) -> Self {
         Self { stops: true, ..self }
+    }
+
+    /// A hold that may expire, for tests that let it.
+    pub(super) fn brief(self) -> Self {
+        Self { brief: true, barrier: "1500ms", ..self }
     }
 
     /// The barrier's share, where a test lets it pass.
@@ -183,17 +190,13 @@ impl Plan {
     }
 
     /// The options of the old and of the new platform.
-    pub(super) fn platforms(
-        self,
-        old: impl Fn(&mut Options) + 'static,
-        new: impl Fn(&mut Options) + 'static,
-    ) -> Self {
-        Self { change: [Box::new(old), Box::new(new)], ..self }
+    pub(super) fn platforms(self, old: fn(&mut Options), new: fn(&mut Options)) -> Self {
+        Self { change: [old, new], ..self }
     }
 
     /// What differs between the stores (old, new) before replication begins.
-    pub(super) fn stores(self, prepare: impl Fn(&Store, &Store) + 'static) -> Self {
-        Self { prepare: Box::new(prepare), ..self }
+    pub(super) fn stores(self, prepare: fn(&Store, &Store)) -> Self {
+        Self { prepare, ..self }
     }
 
     /// Sets everything up for these users, and serves from `old`.
@@ -278,11 +281,14 @@ impl Plan {
         };
         let checks = if self.shared { String::new() } else { check("old", "new") + &check("new", "old") };
         // A hold as long as may be: eight tests on two cores are slow, and what a test stops must not expire.
-        let budget = "max_hold = \"60s\"\ndrain = \"8s\"\nfence = \"8s\"\ndecide = \"4s\"\nabort_reserve = \"10s\"\n\
-                      soak = \"100ms\"\n";
+        let budget = if self.brief {
+            "max_hold = \"8s\"\nfence = \"2s\"\nabort_reserve = \"2s\"\n"
+        } else {
+            "max_hold = \"60s\"\ndrain = \"8s\"\nfence = \"8s\"\ndecide = \"4s\"\nabort_reserve = \"10s\"\n"
+        };
         Setup {
             pools: vec![pool("old"), pool("new")],
-            cutover: format!("{budget}barrier = {:?}\n{}", self.barrier, self.cutover),
+            cutover: format!("{budget}soak = \"100ms\"\nbarrier = {:?}\n{}", self.barrier, self.cutover),
             // No keepalive comes between what a test counts.
             tables: format!(
                 "{checks}[limits]\nlogin_ceiling = \"90s\"\ncommand_ceiling = \"90s\"\nkeepalive = \"60s\"\n{}",
@@ -318,11 +324,11 @@ async fn serve(hooks: Arc<Hooks>, pair: Arc<Pair>, listener: UnixListener) {
 }
 
 impl Rig {
-    pub(super) fn old(&self) -> &Platform {
+    pub(super) fn old_pool(&self) -> &Platform {
         self.pair.platform("old").unwrap()
     }
 
-    pub(super) fn new(&self) -> &Platform {
+    pub(super) fn new_pool(&self) -> &Platform {
         self.pair.platform("new").unwrap()
     }
 
@@ -394,14 +400,15 @@ impl Rig {
         let serving = self.pair.platform(&self.active().await).unwrap();
         let verdict = self.ledger.judge(serving.store().bodies());
         assert!(verdict.clean() && verdict.unknown == 0, "{verdict:?}");
-        for platform in [self.old(), self.new()] {
+        for platform in [self.old_pool(), self.new_pool()] {
             assert_eq!(platform.counters().violations, Vec::<String>::new());
         }
     }
 
     /// On how many connections these bytes arrived, on both platforms (D3: for a commit at most one).
     pub(super) fn arrived(&self, bytes: &[u8]) -> [usize; 2] {
-        [self.old(), self.new()].map(|p| p.transcripts().iter().filter(|t| t.contains(bytes)).count())
+        [self.old_pool(), self.new_pool()]
+            .map(|p| p.transcripts().iter().filter(|t| t.contains(bytes)).count())
     }
 }
 

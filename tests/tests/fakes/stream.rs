@@ -15,7 +15,7 @@ async fn scenario_85_braces_in_the_text_of_a_status_response_are_no_literal() {
     let rig = Plan::replicated().start(&["alice"]).await;
     let mut alice = rig.inbox("alice").await;
     let strange = Reaction { raw: Some("* OK see {25}\r\n".into()), times: Some(1), ..Reaction::default() };
-    rig.old().react("NOOP", strange);
+    rig.old_pool().react("NOOP", strange);
     let reply = alice.command("NOOP").await.unwrap().ok().unwrap();
     assert_eq!(reply.texts(), ["* OK see {25}"]);
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
@@ -29,8 +29,8 @@ async fn scenario_86_an_unknown_tag_without_a_mailbox_rebuilds_the_session() {
     let rig = Plan::replicated().start(&["alice"]).await;
     let mut alice = rig.login("alice").await;
     alice.keep_transcript();
-    rig.old().say("zz99 OK whose is this", false);
-    rig.proxy.until(|_| rig.old().counters().logins["alice"] == 2).await.unwrap();
+    rig.old_pool().say("zz99 OK whose is this", false);
+    rig.proxy.until(|_| rig.old_pool().counters().logins["alice"] == 2).await.unwrap();
     let reply = alice.command("STATUS INBOX (MESSAGES)").await.unwrap().ok().unwrap();
     assert_eq!(reply.texts(), ["* STATUS \"INBOX\" (MESSAGES 3)"]);
     rig.cutover("new").await;
@@ -42,7 +42,7 @@ async fn scenario_86_an_unknown_tag_without_a_mailbox_rebuilds_the_session() {
 async fn scenario_86_with_a_mailbox_it_passes_bytes_until_a_gate_shuts() {
     let rig = Plan::replicated().start(&["alice", "bob"]).await;
     let mut alice = rig.inbox("alice").await;
-    rig.old().say("zz99 OK whose is this", false);
+    rig.old_pool().say("zz99 OK whose is this", false);
     rig.metric("bascule_pipes", |pipes| pipes == 1.0).await;
     let Err(Error::Violation(strange)) = alice.notice().await else { panic!("the line passes as it came") };
     assert!(strange.0.contains("zz99"), "{strange}");
@@ -62,7 +62,7 @@ async fn scenario_86_with_a_mailbox_it_passes_bytes_until_a_gate_shuts() {
 async fn scenario_86_a_pipe_is_closed_when_a_gate_shuts_and_counted() {
     let rig = Plan::replicated().cutover("unmovable = 1").start(&["alice", "bob"]).await;
     let mut alice = rig.inbox("alice").await;
-    rig.old().say("zz99 OK whose is this", false);
+    rig.old_pool().say("zz99 OK whose is this", false);
     rig.metric("bascule_pipes", |pipes| pipes == 1.0).await;
     assert!(matches!(alice.notice().await, Err(Error::Violation(_))));
     let mut bob = rig.idler("bob").await;
