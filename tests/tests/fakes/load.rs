@@ -13,7 +13,7 @@ use super::rig::{PASSWORD, Plan, Rig};
 const SESSIONS: usize = 60;
 const HABITS: usize = 5;
 /// What every session gets done on each side, besides those in IDLE.
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 30;
 
 /// One session of the crowd.
 struct Session {

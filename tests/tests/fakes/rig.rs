@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,6 +15,7 @@ use bascule_tests::{
     client::{Client, Reply, Status},
     fake::{Attendance, Options, Platform, Replication, Stall, Store, control::Pair},
     ledger::{Fate, Ledger},
+    process,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -229,13 +231,16 @@ impl Plan {
         (self.prepare)(&old, &new);
         let replications = (!self.shared)
             .then(|| [Replication::start(&old, &new, self.lag), Replication::start(&new, &old, self.lag)]);
-        let options = |name: &'static str, standby: bool| Options {
+        // A stopped platform comes back to its port, which nobody may have taken meanwhile.
+        let [here, there, _] = process::addresses();
+        let options = |name: &'static str, address: Ipv4Addr, standby: bool| Options {
+            listen: (address, 10143).into(),
             transcripts: true,
             standby,
             attendance: attendance.at(name),
             ..Options::default()
         };
-        let mut options = [options("old", false), options("new", !self.shared)];
+        let mut options = [options("old", here, false), options("new", there, !self.shared)];
         for (options, change) in options.iter_mut().zip(&self.change) {
             change(options);
         }
