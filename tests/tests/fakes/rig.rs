@@ -191,6 +191,11 @@ impl Plan {
         Self { limits, ..self }
     }
 
+    /// How late replication is.
+    pub(super) fn lag(self, lag: Duration) -> Self {
+        Self { lag, ..self }
+    }
+
     /// The options of the old and of the new platform.
     pub(super) fn platforms(self, old: fn(&mut Options), new: fn(&mut Options)) -> Self {
         Self { change: [old, new], ..self }
