@@ -236,6 +236,30 @@ async fn an_upload_that_was_half_sent_when_the_gate_shut_moves() {
 }
 
 #[tokio::test]
+async fn a_large_upload_begun_before_is_waited_for() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    let mut alice = rig.login("alice").await;
+    let (id, message) = rig.ledger.message(600_000);
+    let tag = alice.begin(&format!("APPEND INBOX {{{}}}", message.len())).await.unwrap();
+    assert_eq!(alice.go_ahead(&tag).await.unwrap(), None);
+    // More than is kept while nobody prepares a cutover.
+    alice.write(&message[..500_000]).await.unwrap();
+    let come = |session: &serde_json::Value| session["upload"][0].as_u64() >= Some(500_000);
+    while !rig.proxy.run(&["sessions", "list"]).await.unwrap().json.as_array().unwrap().iter().any(come) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let cutover = rig.begin("new");
+    rig.proxy.until(|status| status["cutover"]["waits_for"].to_string().contains("alice")).await.unwrap();
+    rig.state("armed").await;
+    alice.complete(&tag, &message[500_000..]).await.unwrap();
+    rig.settle(&id, &alice.finish(&tag).await.unwrap().ok().unwrap());
+    through(cutover.end().await);
+    alice.command("NOOP").await.unwrap().ok().unwrap();
+    assert_eq!(rig.arrived(&[&message[..], b"\r\n"].concat()), [1, 0]);
+    rig.unharmed().await;
+}
+
+#[tokio::test]
 async fn a_large_upload_begun_while_armed_moves_with_its_mailbox() {
     let rig = Plan::replicated().start(&["alice", "bob"]).await;
     let mut alice = rig.inbox("alice").await;

@@ -186,6 +186,11 @@ impl Session {
         Ok(())
     }
 
+    /// An upload that outgrew what is kept outside of a cutover: it ends where it began, and is waited for.
+    pub(super) fn uploads_unkept(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.kept.is_none())
+    }
+
     /// Before the backend is given up: what streams to it is only kept from now on.
     pub(super) fn detach_uploads(&mut self) -> Result<(), End> {
         if let Some(sending) = self.sending.take() {

@@ -217,7 +217,7 @@ impl Session {
     // ---- Prepare --------------------------------------------------------------------------------------
 
     fn prepare(&mut self, topology: &Topology) {
-        if self.backend.is_none() || self.errand.is_some() {
+        if self.backend.is_none() || self.errand.is_some() || self.uploads_unkept() {
             return;
         }
         if let Some(selected) = &self.relay.state.selected

@@ -289,6 +289,9 @@ impl Session {
         self.parked()?;
         self.idle_backend()?;
         self.sync_word();
+        if self.upload.is_some() {
+            self.describe_queue();
+        }
         self.entry.handle.due(self.due());
         Ok(())
     }
