@@ -10,10 +10,10 @@ use super::tag::Tag;
 pub enum Standing {
     /// No command unanswered, or in IDLE.
     Quiet,
-    /// Only reads unanswered, or a response cut in the middle.
+    /// A response was cut in the middle: nothing but its rest could follow.
+    Cut,
+    /// Reads unanswered, or commands that were never sent.
     Reading,
-    /// A write unanswered that may have been executed.
-    Ambiguous,
 }
 
 /// How the connection ends.
@@ -25,20 +25,17 @@ pub enum Farewell {
     Close,
 }
 
-/// Chooses the way out. `ambiguous` are the tags of writes whose outcome nobody knows.
+/// Chooses the way out. `ambiguous` are the tags of writes that may have been executed: they are answered
+/// whatever else is unanswered, or a client that finds the connection gone would run them again.
 pub fn farewell(standing: Standing, ambiguous: &[&Tag]) -> Farewell {
+    let mut out: Vec<u8> = ambiguous.iter().flat_map(|tag| unknown_result(tag)).collect();
     match standing {
-        Standing::Reading => Farewell::Close,
-        Standing::Quiet => Farewell::Say(BYE.to_vec()),
-        Standing::Ambiguous => {
-            let mut out = Vec::new();
-            for tag in ambiguous {
-                out.extend_from_slice(&unknown_result(tag));
-            }
-            out.extend_from_slice(BYE);
-            Farewell::Say(out)
-        }
+        Standing::Cut => return Farewell::Close,
+        // No BYE: a client drops what it was told BYE to, and asks again after a plain end.
+        Standing::Reading => {}
+        Standing::Quiet => out.extend_from_slice(BYE),
     }
+    if out.is_empty() { Farewell::Close } else { Farewell::Say(out) }
 }
 
 /// Leads a client to reconnect without a word to its user.
@@ -57,4 +54,20 @@ pub fn unavailable(tag: &Tag) -> Vec<u8> {
 /// `tag text CRLF`
 pub fn answer(tag: &Tag, text: &str) -> Vec<u8> {
     [tag.as_bytes(), b" ", text.as_bytes(), b"\r\n"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_may_have_been_executed_is_answered_beside_reads_too() {
+        let tag = Tag::new(b"w1");
+        let answered = unknown_result(&tag);
+        assert_eq!(farewell(Standing::Reading, &[&tag]), Farewell::Say(answered.clone()));
+        assert_eq!(farewell(Standing::Quiet, &[&tag]), Farewell::Say([&answered[..], BYE].concat()));
+        assert_eq!(farewell(Standing::Cut, &[&tag]), Farewell::Close);
+        assert_eq!(farewell(Standing::Reading, &[]), Farewell::Close);
+        assert_eq!(farewell(Standing::Quiet, &[]), Farewell::Say(BYE.to_vec()));
+    }
 }

@@ -69,10 +69,9 @@ impl Session {
                     match self.backend.as_mut().filter(|_| free) {
                         Some(b) if self.entry.handle.word.announce(announced, &world.gate, b.epoch) => {
                             self.standing = announced;
-                            match b.out.push(&mut b.leg, &bytes) {
-                                Ok(()) => Todo::Sent(sent),
-                                Err(_) => Todo::Sent(sent),
-                            }
+                            // A failed backend is found by the next read.
+                            let _ = b.out.push(&mut b.leg, &bytes);
+                            Todo::Sent(sent)
                         }
                         _ => {
                             self.entry.handle.word.set(self.standing);

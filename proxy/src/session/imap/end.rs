@@ -118,14 +118,11 @@ impl Session {
     }
 
     pub(super) async fn farewell(&mut self, held: bool) {
-        let (writes, reads) = self.relay.in_flight();
+        let reads = self.relay.in_flight().1;
         let standing = match () {
-            () if self.relay.mid_response() || self.relay.mid_command() || reads > 0 => {
-                farewell::Standing::Reading
-            }
-            () if writes > 0 => farewell::Standing::Ambiguous,
+            () if self.relay.mid_response() => farewell::Standing::Cut,
             // Nothing of what is held was executed: a client that finds the connection gone asks again.
-            () if held => farewell::Standing::Reading,
+            () if self.relay.mid_command() || reads > 0 || held => farewell::Standing::Reading,
             () => farewell::Standing::Quiet,
         };
         let words = match farewell::farewell(standing, &self.relay.ambiguous()) {

@@ -8,7 +8,6 @@ use bascule_protocols::imap::{
     capability::Stage,
     farewell::{BYE, answer, unavailable},
     login::{Credentials, PreAuth, Verdict},
-    tag::Tag,
 };
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt},
@@ -114,9 +113,7 @@ async fn converse(
                 close(client, &bytes).await;
                 return End::Gone;
             }
-            Verdict::Login(tag, credentials) => match ask(door, client, entry, machine, &tag, &credentials)
-                .await
-            {
+            Verdict::Login(tag, credentials) => match ask(door, client, entry, machine, &credentials).await {
                 Some(login::Answer::Accepted(backend)) => {
                     let capabilities = pinned.bytes(Stage::Authenticated);
                     let ok = [tag.as_bytes(), b" OK [CAPABILITY ", capabilities, b"] Logged in\r\n"].concat();
@@ -158,7 +155,6 @@ async fn ask(
     client: &mut Leg,
     entry: &Entry,
     machine: &PreAuth,
-    _tag: &Tag,
     credentials: &Credentials,
 ) -> Option<login::Answer> {
     let handle = &entry.handle;
