@@ -117,10 +117,13 @@ impl Relay {
     }
 
     fn mailbox(&mut self, change: impl FnOnce(&mut Selected)) -> Fate {
-        // Only the oldest command speaks: before its turn a pipelined SELECT has selected nothing.
+        // Only the oldest command speaks: before its turn a pipelined SELECT has selected nothing, and an IDLE of
+        // ours is older than every command.
+        let idles = !matches!(self.server_idle, ServerIdle::No);
         let pending = self.flight.front_mut().and_then(|s| match &mut s.what {
-            What::Select(selected) => Some(selected),
-            What::Read
+            What::Select(selected) if !idles => Some(selected),
+            What::Select(_)
+            | What::Read
             | What::Write
             | What::Upload
             | What::Deselect { .. }
