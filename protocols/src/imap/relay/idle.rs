@@ -46,6 +46,12 @@ impl Relay {
         (Some(idle_completed(&tag)), None)
     }
 
+    /// Whether the backend idles and the client does not: it must be roused before it reads a command.
+    pub fn idles_alone(&self) -> bool {
+        self.client_idle.is_none()
+            && matches!(self.server_idle, ServerIdle::Asked(_) | ServerIdle::Running(_))
+    }
+
     /// Ends the backend's IDLE, if it runs, without a word to the client.
     pub fn rouse_backend(&mut self) -> Option<&'static [u8]> {
         self.leave_server_idle(None)

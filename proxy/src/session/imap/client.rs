@@ -99,7 +99,8 @@ impl Session {
 
     /// Whether a command may go to the backend past everything that waits.
     pub(super) fn free_way(&self) -> bool {
-        self.queue.is_empty() && self.sending.is_none() && !self.relay.probing() && self.flows()
+        let in_step = !self.relay.probing() && !self.relay.idles_alone();
+        self.queue.is_empty() && self.sending.is_none() && in_step && self.flows()
     }
 
     fn apply(&mut self, todo: Todo) -> Result<(), End> {
