@@ -44,6 +44,10 @@ impl Session {
                 }
             }
             Pin::new(&mut backend.leg).consume(step.forward + step.swallow);
+            if !self.relay.mid_response() && !self.unsaid.is_empty() {
+                let words = std::mem::take(&mut self.unsaid);
+                self.say(&words);
+            }
             if let Some(event) = step.event {
                 self.on_event(event)?;
             }

@@ -97,6 +97,8 @@ pub(super) struct Session {
     pub(super) entry: Entry,
     pub(super) client: Leg,
     pub(super) to_client: Outgoing,
+    /// Words of ours that wait for the end of a response.
+    pub(super) unsaid: Vec<u8>,
     pub(super) backend: Option<Backend>,
     pub(super) spare: Option<Spare>,
     pub(super) relay: Relay,
@@ -147,6 +149,7 @@ impl Session {
             entry,
             client,
             to_client: Outgoing::default(),
+            unsaid: Vec::new(),
             backend: Some(Backend {
                 leg: backend.leg,
                 out: Outgoing::default(),
@@ -262,7 +265,7 @@ impl Session {
             && self.queue.len() < limits.held_commands
             && self.queue.bytes() < limits.held_bytes
             && self.backend.as_ref().is_none_or(|b| b.out.is_empty())
-            && self.to_client.len() < 64 * 1024
+            && self.to_client.len() + self.unsaid.len() < 64 * 1024
     }
 
     /// Whether this session's commands reach a backend now.
@@ -313,8 +316,11 @@ impl Session {
         }
     }
 
-    /// A failed client is found by the next read.
+    /// A failed client is found by the next read. Within a response of the backend the words wait for its end.
     pub(super) fn say(&mut self, bytes: &[u8]) {
+        if self.relay.mid_response() {
+            return self.unsaid.extend_from_slice(bytes);
+        }
         self.last_output = Instant::now();
         let _ = self.to_client.push(&mut self.client, bytes);
     }
