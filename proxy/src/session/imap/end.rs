@@ -68,7 +68,9 @@ impl Session {
         if let Some(sending) = self.sending.take() {
             half_sent = true;
             self.world().metrics.held_commands.sub(i64::from(sending.since.is_some()));
-            self.say(&unavailable(&sending.sent.tag));
+            if !sending.answered {
+                self.say(&unavailable(&sending.sent.tag));
+            }
         }
         while let Some(held) = self.queue.pop() {
             half_sent |= matches!(held.body, Body::Streamed { .. });

@@ -125,17 +125,26 @@ impl Session {
     pub(super) fn send_piece(&mut self) -> Result<bool, End> {
         let (Some(sending), Some(backend)) = (&mut self.sending, &self.backend) else { return Ok(false) };
         match sending.next(&backend.capabilities) {
+            // To a command that it has refused it will not say `+`.
+            Ok(Piece::Bytes(_, true)) if sending.answered => Err(End::Farewell("upload")),
             Ok(Piece::Bytes(bytes, wait)) => {
+                let tag = sending.sent.tag.clone();
                 if wait {
-                    let tag = sending.sent.tag.clone();
                     self.relay.await_go(tag);
-                } else {
-                    self.relay.stream_upload(sending.sent.tag.clone());
+                } else if !sending.answered {
+                    self.relay.stream_upload(tag);
                 }
                 self.tell_backend(&bytes);
                 Ok(!wait)
             }
             Ok(Piece::Wait) => Ok(false),
+            Ok(Piece::Commit(last)) if sending.answered => {
+                let since = sending.since;
+                self.sending = None;
+                self.tell_backend(&[&last[..], b"\r\n"].concat());
+                self.no_longer_held(since);
+                Ok(true)
+            }
             Ok(Piece::Commit(last)) => {
                 let write = sending.sent.is_write();
                 if !self.admit(write) {
