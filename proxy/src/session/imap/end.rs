@@ -157,7 +157,9 @@ impl Session {
         let Some(mut backend) = self.backend else { return };
         let mut to_backend = std::mem::take(&mut backend.out);
         to_backend.keep(self.relay.unfinished());
-        let pipe = Pipe { client: self.client, to_client: self.to_client, backend: backend.leg, to_backend };
+        let mut to_client = self.to_client;
+        to_client.keep(self.relay.unsent());
+        let pipe = Pipe { client: self.client, to_client, backend: backend.leg, to_backend };
         pipe.run(&self.door.world, &self.entry.handle, backend.epoch).await;
     }
 }
