@@ -381,6 +381,7 @@ impl View {
         if learnt_now.len() > self.unknown || learnt_now.min().is_some_and(|uid| uid <= self.highest) {
             return Err(Broken::NoSuchUid);
         }
+        self.fit(&learnt_now)?;
         let left = self.known.minus(uids);
         let gone = self.known.len() - left.len();
         self.known = left;
@@ -408,6 +409,19 @@ impl View {
                 self.settle()
             }
         }
+    }
+
+    /// Whether UIDs that nothing has told have slots of their own: between two that are known, only so many.
+    fn fit(&self, uids: &UidSet) -> Result<(), Broken> {
+        let (mut slot, mut before) = (self.known.len(), 0);
+        for &(next, uid) in &self.ahead {
+            let below = uids.below(uid);
+            if below - before > next - slot - 1 {
+                return Err(Broken::OtherUid);
+            }
+            (slot, before) = (next, below + u32::from(uids.contains(uid)));
+        }
+        if uids.len() - before > self.len() - slot { Err(Broken::OtherUid) } else { Ok(()) }
     }
 
     fn check(&self, seq: u32) -> Result<(), Broken> {
@@ -607,6 +621,7 @@ mod tests {
         );
         // Two above it, where no slot is.
         assert_eq!(told(|v| v.fetched(7, 20).and_then(|()| v.vanished(&set("21:22")))), Broken::OtherUid);
+        assert_eq!(told(|v| v.fetched(7, 20).and_then(|()| v.vanished(&set("20:21")))), Broken::OtherUid);
         assert_eq!(told(|v| v.expunge(4).and_then(|()| v.vanished(&set("10")))), Broken::NoSuchUid);
     }
 
