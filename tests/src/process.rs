@@ -20,6 +20,18 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Resolves at the end of standard input, for servers that must not outlive who started them. A thread of its
+/// own reads it: the runtime could not end otherwise.
+pub async fn input_ends() {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    // The only news that there can be is the sender's end.
+    let _ = end.await;
+}
+
 /// Three loopback addresses that nobody else uses, so that servers can have fixed ports: 10143 and the like.
 ///
 /// A port that was bound and given back may be taken by any outgoing connection before its server comes (back);
