@@ -69,8 +69,14 @@ enum Work {
         steps: Vec<usize>,
     },
     /// Connections that misbehave
-    #[command(subcommand)]
-    Edge(edges::Edge),
+    Edge {
+        /// How
+        #[arg(long)]
+        habit: edges::Habit,
+        /// So many of them
+        #[arg(long)]
+        connections: usize,
+    },
 }
 
 /// A closed loop: the next begins when the last has ended.
@@ -100,7 +106,7 @@ async fn main() -> Result<()> {
         Work::Login(closed) => closed::login(&target, closed, caller).await,
         Work::Paced { closed, rate } => paced::run(&target, closed, rate, caller).await,
         Work::Idle { steps } => hold::idle(&target, &steps, caller).await,
-        Work::Edge(edge) => edges::run(&target, edge, caller).await,
+        Work::Edge { habit, connections } => edges::run(&target, habit, connections, caller).await,
     }
 }
 

@@ -19,12 +19,12 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 
 /// The name in the certificate of every proxy that is measured.
-const HOST: &str = bascule_tests::bascule::Bascule::HOST;
+pub(crate) const HOST: &str = bascule_tests::bascule::Bascule::HOST;
 
 /// Where connections go, and how.
 #[derive(Debug, Clone)]
@@ -43,8 +43,13 @@ impl Target {
         Ok(Self { address, tls: tls.map(Arc::new) })
     }
 
-    pub(crate) async fn dial(&self) -> Result<TcpStream> {
-        let tcp = TcpStream::connect(self.address).await.context("dial")?;
+    /// A TCP connection; `window` bounds what the kernel takes before it is read.
+    pub(crate) async fn dial(&self, window: Option<u32>) -> Result<TcpStream> {
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(window) = window {
+            socket.set_recv_buffer_size(window)?;
+        }
+        let tcp = socket.connect(self.address).await.context("dial")?;
         tcp.set_nodelay(true)?;
         Ok(tcp)
     }
@@ -72,7 +77,7 @@ impl Target {
 
     /// A connection that was greeted, with so many bytes of buffer.
     pub(crate) async fn connect(&self, buffer: usize) -> Result<Wire> {
-        self.secure(self.dial().await?, buffer).await
+        self.secure(self.dial(None).await?, buffer).await
     }
 
     /// A session of this user with INBOX selected.
@@ -145,7 +150,7 @@ impl Wire {
         Ok(stream.flush().await?)
     }
 
-    /// Bytes as they are, not flushed beyond the stream's own buffer.
+    /// Bytes as they are.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         let stream = self.stream.get_mut();
         stream.write_all(bytes).await?;

@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, ChildStdin},
 };
 
-use crate::beside_us;
+use crate::{beside_us, leg::Leg, load::Door};
 
 /// It, running.
 #[derive(Debug)]
@@ -67,5 +67,20 @@ impl Backend {
             _orders: orders,
             _folder: folder,
         })
+    }
+
+    /// Where a proxy connects to on this leg.
+    pub(crate) fn behind(&self, leg: Leg) -> SocketAddr {
+        if leg == Leg::TlsTls { self.tls } else { self.plain }
+    }
+
+    /// A door that clients of this leg go through.
+    pub(crate) fn door(&self, leg: Leg, address: SocketAddr) -> Door<'_> {
+        Door { address, ca: leg.secure().then_some(&*self.ca) }
+    }
+
+    /// The backend itself, as clients of this leg would meet it without a proxy.
+    pub(crate) fn direct(&self, leg: Leg) -> Door<'_> {
+        self.door(leg, if leg.secure() { self.tls } else { self.plain })
     }
 }

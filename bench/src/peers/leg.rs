@@ -13,6 +13,8 @@ pub(crate) enum Leg {
 }
 
 impl Leg {
+    pub(crate) const ALL: [Self; 3] = [Self::TlsPlain, Self::TlsTls, Self::PlainPlain];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::TlsPlain => "tls-plain",
