@@ -107,7 +107,7 @@ impl Nuisance {
     /// Returns when the server has ended it, or when there is nothing left to do slowly.
     async fn go_on(self) -> Result<()> {
         match self {
-            Self::Silent(mut tcp) => silence(&mut tcp).await,
+            Self::Silent(tcp) => silence(&tcp).await,
             Self::Nameless(mut wire) => {
                 wire.stream().fill_buf().await?;
                 Ok(())
@@ -117,7 +117,7 @@ impl Nuisance {
                     tcp.write_all(&[byte]).await?;
                     sleep(PAUSE).await;
                 }
-                silence(&mut tcp).await
+                silence(&tcp).await
             }
             Self::Reader(mut wire) => {
                 let mut sip = [0; SIP];
@@ -138,9 +138,8 @@ impl Nuisance {
 }
 
 /// Waits for the server to say something or to hang up.
-async fn silence(tcp: &mut TcpStream) -> Result<()> {
-    tcp.read(&mut [0]).await?;
-    Ok(())
+async fn silence(tcp: &TcpStream) -> Result<()> {
+    Ok(tcp.readable().await?)
 }
 
 /// The first message of a handshake. To a server without TLS it is as good a riddle as any.

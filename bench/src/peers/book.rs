@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::leg::Leg;
 
-/// Something that is measured. Less is better.
+/// Something that is measured. Less is better, where it is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
     /// Its name in the JSON, with its unit.
@@ -17,6 +17,8 @@ pub(crate) struct Figure {
     pub(crate) unit: &'static str,
     /// Decimals in the table.
     pub(crate) digits: usize,
+    /// Whether a ratio says anything.
+    pub(crate) compared: bool,
 }
 
 impl Figure {
@@ -26,7 +28,13 @@ impl Figure {
         unit: &'static str,
         digits: usize,
     ) -> Self {
-        Self { key: key.into(), title: title.into(), unit, digits }
+        Self { key: key.into(), title: title.into(), unit, digits, compared: true }
+    }
+
+    /// One that tells whether the others can be compared.
+    pub(crate) fn aside(mut self) -> Self {
+        self.compared = false;
+        self
     }
 }
 
@@ -77,6 +85,9 @@ impl Row {
 
     /// The peer with the lowest median.
     pub(crate) fn best<'a>(&self, peers: &[&'a str]) -> Option<&'a str> {
+        if !self.figure.compared {
+            return None;
+        }
         let medians = peers.iter().filter_map(|peer| Some((*peer, spread(self.of(peer)?)?.median)));
         medians.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(peer, _)| peer)
     }

@@ -120,10 +120,10 @@ impl Contest<'_> {
                     continue;
                 }
             };
-            for (at, name) in ["p50", "p99"].into_iter().enumerate() {
+            for ((name, direct), proxied) in ["p50", "p99"].into_iter().zip(direct).zip(proxied) {
                 let title = format!("added latency at {rate} NOOP/s, {name}");
                 let figure = Figure::new(format!("added_{name}_us"), title, "µs", 0);
-                self.note(figure, proxy.name, proxied[at] - direct[at]);
+                self.note(figure, proxy.name, proxied - direct);
             }
         }
         Ok(())
@@ -146,22 +146,19 @@ impl Contest<'_> {
         let healthy = format!("paced --rate 400 --connections 8 --seconds {}", self.plan.seconds);
         let proxy = contender.start(self.leg, self.backend).await?;
         let harm = measure::edge(&proxy, habit, count, &healthy).await.with_context(|| proxy.log())?;
+        for (name, value) in ["p50", "p99"].into_iter().zip(harm.alone.micros()) {
+            let title = format!("8 healthy sessions alone: NOOP, {name}");
+            self.note(Figure::new(format!("healthy_{name}_us"), title, "µs", 0), proxy.name, value);
+        }
         let title = format!("{count} {text}");
         let memory = Figure::new(format!("{habit}_kb"), format!("{title}: private memory each"), "kB", 2);
         self.note(memory, proxy.name, harm.memory / 1e3);
-        let left = Figure::new(format!("{habit}_left_percent"), format!("{title}: left alone"), "%", 0);
-        self.note(left, proxy.name, harm.left * 100.0);
-        for (at, name) in ["p50", "p99"].into_iter().enumerate() {
-            let alone = format!("NOOP of 8 healthy sessions, {name}, alone");
-            let alone = Figure::new(format!("healthy_{name}_us"), alone, "µs", 0);
-            self.note(alone, proxy.name, harm.alone.micros()[at]);
-            let meanwhile = Figure::new(
-                format!("{habit}_healthy_{name}_us"),
-                format!("{title}: healthy NOOP, {name}"),
-                "µs",
-                0,
-            );
-            self.note(meanwhile, proxy.name, harm.meanwhile.micros()[at]);
+        let left = Figure::new(format!("{habit}_left_percent"), format!("{title}: not hung up on"), "%", 0);
+        self.note(left.aside(), proxy.name, harm.left * 100.0);
+        for (name, value) in ["p50", "p99"].into_iter().zip(harm.meanwhile.micros()) {
+            let (key, title) =
+                (format!("{habit}_healthy_{name}_us"), format!("{title}: healthy NOOP, {name}"));
+            self.note(Figure::new(key, title, "µs", 0), proxy.name, value);
         }
         proxy.stop().await
     }

@@ -21,6 +21,7 @@ mod table;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
+use bascule_tests::process;
 use clap::Parser;
 
 use self::{backend::Backend, book::Book, contest::Contest, options::Args};
@@ -29,6 +30,14 @@ use self::{backend::Backend, book::Book, contest::Contest, options::Args};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    tokio::select! {
+        outcome = play(&args) => outcome,
+        code = process::told_to_end() => Ok(ExitCode::from(code)),
+    }
+}
+
+/// The whole run. Dropping it ends every process that it started.
+async fn play(args: &Args) -> Result<ExitCode> {
     let plan = args.plan()?;
     let machine = machine::describe(&plan).await?;
     let backend = Backend::start().await?;

@@ -39,13 +39,13 @@ pub(crate) struct Args {
     /// Rounds of each measurement; sessions in IDLE have at most three [default: 5, quick 2]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Length of one measurement in seconds [default: 3, quick 1]
+    /// Length of one measurement in seconds [default: 3, quick 0.7]
     #[arg(long)]
     seconds: Option<f64>,
     /// Sessions in IDLE [default: 1000,4000,9000, quick 1000]
     #[arg(long, value_delimiter = ',')]
     idle: Vec<usize>,
-    /// Silent connections of the edges; slow ones are a thirtieth [default: 9000, quick 1500]
+    /// Silent connections of the edges; slow ones are a thirtieth [default: 9800, quick 1500]
     #[arg(long)]
     crowd: Option<usize>,
     /// Where all values are written
@@ -108,7 +108,7 @@ impl Args {
         let or = |given: &[_], all: &[_]| if given.is_empty() { all.to_vec() } else { given.to_vec() };
         let legs: &[Leg] = if self.quick { &[Leg::TlsPlain, Leg::TlsTls] } else { &Leg::ALL };
         let rounds = self.rounds.unwrap_or(if self.quick { 2 } else { 5 });
-        let silent = self.crowd.unwrap_or(if self.quick { 1500 } else { 9000 });
+        let silent = self.crowd.unwrap_or(if self.quick { 1500 } else { 9800 });
         let idle: &[usize] = if self.quick { &[1000] } else { &[1000, 4000, 9000] };
         Ok(Plan {
             topics: if self.only.is_empty() { Topic::value_variants().to_vec() } else { self.only.clone() },
@@ -116,7 +116,7 @@ impl Args {
             contenders: self.contenders()?,
             rounds,
             idle_rounds: if self.quick { 1 } else { rounds.min(3) },
-            seconds: self.seconds.unwrap_or(if self.quick { 1.0 } else { 3.0 }),
+            seconds: self.seconds.unwrap_or(if self.quick { 0.7 } else { 3.0 }),
             idle: or(&self.idle, idle),
             silent,
             slow: (silent / 30).max(1),

@@ -86,36 +86,27 @@ fn line(text: &mut String, row: &Row, names: &Names<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Each figure and each ratio.
+/// The median of each figure, and its ratio to the best peer.
 pub(crate) fn summary(book: &Book, plan: &Plan) -> Value {
     let names = Names::of(plan);
     let mut legs = Map::new();
     for &leg in &plan.legs {
-        let mut figures = Map::new();
-        for row in book.rows.iter().filter(|row| row.leg == leg) {
-            figures.insert(row.figure.key.clone(), figure(row, &names));
-        }
+        let rows = book.rows.iter().filter(|row| row.leg == leg);
+        let figures: Map<_, _> = rows.map(|row| (row.figure.key.clone(), figure(row, &names))).collect();
         legs.insert(leg.name().to_owned(), figures.into());
     }
     legs.into()
 }
 
 fn figure(row: &Row, names: &Names<'_>) -> Value {
-    let mut all = Map::new();
-    for (name, values) in &row.values {
-        let Some(s) = spread(values) else { continue };
-        all.insert(
-            name.clone(),
-            json!({ "median": round(s.median), "least": round(s.least), "most": round(s.most) }),
-        );
-    }
+    let median = |(name, values): &(String, Vec<f64>)| Some((name.clone(), round(spread(values)?.median)));
+    let mut all: Map<String, Value> =
+        row.values.iter().filter_map(median).map(|(name, value)| (name, value.into())).collect();
     if let Some(peer) = row.best(&names.peers) {
-        let ratios: Map<String, Value> = names
-            .own
-            .iter()
-            .filter_map(|own| Some(((*own).to_owned(), round(row.ratio(own, peer)?).into())))
-            .collect();
-        all.insert("ratio".to_owned(), json!({ "to": peer, "of": ratios }));
+        let ratio = |own: &&str| Some(((*own).to_owned(), round(row.ratio(own, peer)?).into()));
+        let ratios: Map<String, Value> = names.own.iter().filter_map(ratio).collect();
+        all.insert("best_peer".to_owned(), peer.into());
+        all.insert("ratio".to_owned(), ratios.into());
     }
     all.into()
 }
@@ -128,9 +119,9 @@ fn round(value: f64) -> f64 {
 /// Every single value, and how it was found.
 pub(crate) fn write(path: &Path, book: &Book, plan: &Plan, machine: &Value) -> Result<()> {
     let rows = book.rows.iter().map(|Row { leg, figure, values }| {
-        let values: Map<String, Value> =
-            values.iter().map(|(name, values)| (name.clone(), json!(values))).collect();
-        json!({ "leg": leg.name(), "figure": figure.key, "title": figure.title, "unit": figure.unit, "values": values })
+        let all: Map<String, Value> =
+            values.iter().map(|(name, v)| (name.clone(), json!({ "spread": spread(v), "rounds": v }))).collect();
+        json!({ "leg": leg.name(), "figure": figure.key, "title": figure.title, "unit": figure.unit, "values": all })
     });
     let refusals = Leg::ALL.iter().flat_map(|leg| {
         let why = plan.contenders.iter().filter_map(|c| Some((c, c.refuses(*leg)?)));

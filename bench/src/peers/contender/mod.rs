@@ -42,7 +42,7 @@ pub(crate) struct Running<'a> {
 #[derive(Debug)]
 enum Proxy {
     Bascule(Box<Bascule>),
-    Peer(Peer),
+    Peer(Box<Peer>),
 }
 
 impl Contender {
@@ -79,11 +79,11 @@ impl Contender {
             }
             Kind::Haproxy => {
                 let proxy = Peer::haproxy(leg, backend).await?;
-                (proxy.address, Proxy::Peer(proxy))
+                (proxy.address, Proxy::Peer(Box::new(proxy)))
             }
             Kind::Nginx => {
                 let proxy = Peer::nginx(leg, backend).await?;
-                (proxy.address, Proxy::Peer(proxy))
+                (proxy.address, Proxy::Peer(Box::new(proxy)))
             }
         };
         Ok(Running { name: &self.name, door: backend.door(leg, address), proxy })

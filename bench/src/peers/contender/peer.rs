@@ -156,7 +156,7 @@ fn write(folder: &tempfile::TempDir, config: &str) -> Result<PathBuf> {
 pub(super) async fn version(program: &Path) -> Result<String> {
     let flag = if program.ends_with("nginx") || program.ends_with("haproxy") { "-v" } else { "--version" };
     let ran = Command::new(program).arg(flag).output().await;
-    let ran = ran.with_context(|| format!("{} (bench/peers --install)", program.display()))?;
+    let ran = ran.with_context(|| format!("{} (bench/peers installs the peers)", program.display()))?;
     let said = [ran.stdout, ran.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     Ok(said.lines().next().unwrap_or_default().to_owned())
