@@ -1,7 +1,9 @@
 //! What the kernel says about a process.
 //!
 //! Rule: CPU time is the process's own clock, which counts every thread that it has or had, user and system, in
-//! nanoseconds; memory is what belongs to nobody else.
+//! nanoseconds; memory is what belongs to nobody else and comes from no file: `Private_Dirty`, and `LazyFree`, which is
+//! given back but still there. Clean pages are left out: those of a program's file become private by themselves when
+//! another process of the same program ends.
 
 use std::{path::Path, time::Duration};
 
@@ -46,7 +48,7 @@ fn memory(pid: i32) -> Result<u64> {
         .with_context(|| format!("{file} (of a process that forbids core dumps only root may read it)"))?;
     let kilobytes = text.lines().filter_map(|line| {
         let (key, value) = line.split_once(':')?;
-        let wanted = matches!(key, "Private_Clean" | "Private_Dirty");
+        let wanted = matches!(key, "Private_Dirty" | "LazyFree");
         wanted.then(|| value.trim().strip_suffix(" kB")?.parse::<u64>().ok()).flatten()
     });
     Ok(kilobytes.sum::<u64>() * 1024)
