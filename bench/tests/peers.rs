@@ -8,8 +8,9 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-const TOGETHER: [&str; 6] = [
+const TOGETHER: [&str; 7] = [
     "noop_cpu_us",
+    "noop_paced_cpu_us",
     "fetch_64kb_cpu_s_per_gb",
     "fetch_5mb_cpu_s_per_gb",
     "login_cpu_us",

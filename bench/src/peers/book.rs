@@ -89,15 +89,15 @@ impl Row {
             return None;
         }
         let medians = peers.iter().filter_map(|peer| Some((*peer, spread(self.of(peer)?)?.median)));
-        medians.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(peer, _)| peer)
+        medians.filter(|(_, median)| *median > 0.0).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(peer, _)| peer)
     }
 
-    /// How much one needs of what another needs.
+    /// How much one needs of what another needs. A difference that drowns in noise may be negative, and has no ratio.
     pub(crate) fn ratio(&self, name: &str, other: &str) -> Option<f64> {
-        let pairs = self.of(name)?.iter().zip(self.of(other)?);
-        let ratios: Vec<f64> =
-            pairs.filter(|(_, other)| **other > 0.0).map(|(own, other)| own / other).collect();
-        Some(spread(&ratios)?.median)
+        let pairs: Vec<_> = self.of(name)?.iter().zip(self.of(other)?).collect();
+        let ratios: Vec<f64> = pairs.iter().map(|(own, other)| *own / *other).collect();
+        let telling = pairs.iter().all(|(own, other)| **own > 0.0 && **other > 0.0);
+        spread(&ratios).filter(|_| telling).map(|ratio| ratio.median)
     }
 }
 
@@ -147,7 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_to_nothing_is_none() {
-        assert_eq!(book(&[("b", 1.0), ("h", -1.0)]).rows[0].ratio("b", "h"), None);
+    fn what_drowns_in_noise_has_no_ratio() {
+        for values in [[1.0, -1.0], [-1.0, 1.0], [1.0, 0.0]] {
+            let book = book(&[("b", 2.0), ("h", 2.0), ("b", values[0]), ("h", values[1])]);
+            assert_eq!(book.rows[0].ratio("b", "h"), None);
+        }
+        assert_eq!(book(&[("b", 1.0), ("h", -1.0)]).rows[0].best(&["h"]), None);
     }
 }

@@ -113,13 +113,15 @@ impl Contest<'_> {
         let work = format!("paced --rate {rate} --connections {paced_connections} --seconds {seconds}");
         let direct = measure::latency(&self.backend.direct(self.leg), &work).await?.micros();
         for proxy in proxies {
-            let proxied = match measure::latency(&proxy.door, &work).await {
-                Ok(latency) => latency.micros(),
+            let (proxied, cpu) = match measure::paced(proxy, &work).await {
+                Ok((latency, cpu)) => (latency.micros(), cpu),
                 Err(error) => {
                     self.failed(proxy.name, "latency", Err(error));
                     continue;
                 }
             };
+            let title = format!("CPU per NOOP round trip at {rate}/s");
+            self.note(Figure::new("noop_paced_cpu_us", title, "µs", 2), proxy.name, cpu);
             for ((name, direct), proxied) in ["p50", "p99"].into_iter().zip(direct).zip(proxied) {
                 let title = format!("added latency at {rate} NOOP/s, {name}");
                 let figure = Figure::new(format!("added_{name}_us"), title, "µs", 0);

@@ -32,6 +32,7 @@ pub(crate) struct Cost {
 /// Latency of NOOPs at constant intervals.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct Latency {
+    operations: u64,
     p50_ns: u64,
     p99_ns: u64,
 }
@@ -64,6 +65,17 @@ pub(crate) async fn cost(proxy: &Running<'_>, work: &str) -> Result<Cost> {
     let cpu = processes.cpu()? - before;
     load.end().await?;
     Ok(Cost { cpu, operations, bytes })
+}
+
+/// What NOOPs at constant intervals feel, and CPU microseconds for each: many wake the proxy up for themselves alone.
+pub(crate) async fn paced(proxy: &Running<'_>, work: &str) -> Result<(Latency, f64)> {
+    let mut load = Load::start(&proxy.door, work).await?;
+    let processes = proxy.processes()?;
+    let before = processes.cpu()?;
+    let latency: Latency = load.go().await?;
+    let cost = Cost { cpu: processes.cpu()? - before, operations: latency.operations, bytes: 0 };
+    load.end().await?;
+    Ok((latency, cost.micros_each()))
 }
 
 /// Lets NOOPs go at constant intervals.
