@@ -2,7 +2,7 @@
 //!
 //! Rule: what is not in [`KNOWN`] is not shown (RFC 2971 §5), and what is shown works on every pool.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// The most capabilities that are read from one list; real servers have about sixty.
 const MAX_WORDS: usize = 512;
@@ -10,9 +10,16 @@ const MAX_WORDS: usize = 512;
 /// The longest capability that is kept.
 const MAX_WORD: usize = 128;
 
-/// What a server says it can do: a set in the server's own order and spelling, compared without case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capabilities(Vec<Box<str>>);
+/// What a server says it can do: a set in the server's own order and spelling, compared without case. One text
+/// with single spaces, so that the sessions of one server can share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities(Arc<str>);
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
 
 impl Capabilities {
     /// Reads the arguments of a CAPABILITY response or response code, also with the word itself in front.
@@ -24,12 +31,12 @@ impl Capabilities {
 
     /// Whether the server has it.
     pub fn has(&self, word: impl AsRef<[u8]>) -> bool {
-        self.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(word.as_ref()))
+        has(&self.0, word.as_ref())
     }
 
     /// All of them, in the server's order.
     pub fn iter(&self) -> impl Iterator<Item = &str> + '_ {
-        self.0.iter().map(|word| &**word)
+        words(&self.0)
     }
 
     /// Whether there is none.
@@ -45,20 +52,31 @@ impl Capabilities {
 
 impl<'a> FromIterator<&'a str> for Capabilities {
     fn from_iter<I: IntoIterator<Item = &'a str>>(words: I) -> Self {
-        let mut set = Self::default();
+        let mut text = String::new();
         for word in words.into_iter().filter(|word| is_capability(word)).take(MAX_WORDS) {
-            if !set.has(word) {
-                set.0.push(word.into());
+            if !has(&text, word.as_bytes()) {
+                if !text.is_empty() {
+                    text.push(' ');
+                }
+                text.push_str(word);
             }
         }
-        set
+        Self(text.into())
     }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(' ').filter(|word| !word.is_empty())
+}
+
+fn has(text: &str, word: &[u8]) -> bool {
+    words(text).any(|own| own.as_bytes().eq_ignore_ascii_case(word))
 }
 
 /// As it stands in a response; [`Capabilities::parse`] reads it back.
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join(" "))
+        f.write_str(&self.0)
     }
 }
 

@@ -11,11 +11,11 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    runtime::Handle,
     sync::{Semaphore, watch},
 };
 
 use crate::{
+    app::plane::Plane,
     config::ListenerTls,
     net::listener,
     session::{
@@ -31,11 +31,12 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub(super) fn open(
     world: &Arc<World>,
     certificates: Option<Arc<bascule_certs::Store>>,
-    data: &Handle,
+    data: &Plane,
     stop: &watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     // Sockets belong to the runtime that they are made in.
-    let _data = data.enter();
+    let first = data.first();
+    let _data = first.enter();
     let tls = certificates.map(bascule_certs::server_config).transpose()?;
     let mut bound = Vec::new();
     for config in world.config.listeners.values() {
@@ -49,13 +50,17 @@ pub(super) fn open(
             bound.push((bind(address, &format!("listener.{}", config.name))?, door.clone()));
         }
     }
-    data.spawn(sweep(world.clone()));
+    first.spawn(sweep(world.clone()));
     let permits = Arc::new(Semaphore::new(world.config.limits.connections));
     for (port, door) in bound {
         let metrics = world.metrics.clone();
         let full = move || metrics.limits_hit.count("connections");
-        let serve = move |tcp, peer, permit| imap::serve(door.clone(), tcp, peer, permit);
-        data.spawn(listener::accept(port, permits.clone(), stop.clone(), full, serve));
+        let plane = data.clone();
+        let serve = move |tcp, peer, permit| {
+            let door = door.clone();
+            plane.serve(tcp, move |tcp| imap::serve(door, tcp, peer, permit));
+        };
+        first.spawn(listener::accept(port, permits.clone(), stop.clone(), full, serve));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod capabilities;
 mod farewells;
 mod listen;
 mod local;
+mod plane;
 mod process;
 mod reload;
 mod serve;

@@ -2,17 +2,14 @@
 //!
 //! Rule: nothing is listened on before the journal says which pool is active and the recovery is over.
 //!
-//! Two runtimes, so that saturated relays never starve the switch and a hung check never stalls a session:
+//! Two planes, so that saturated relays never starve the switch and a hung check never stalls a session:
 //! the data plane serves clients; the control plane has the cutover, the API and the signals.
 
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use tokio::{
-    runtime::{Builder, Handle, Runtime},
-    sync::watch,
-};
+use tokio::{runtime::Builder, sync::watch};
 
 use crate::{
     admin::{
@@ -23,6 +20,7 @@ use crate::{
     app::{
         capabilities, listen,
         local::{self, Failed},
+        plane::Plane,
         process, reload,
         stop::{Signals, wind_down},
     },
@@ -56,23 +54,15 @@ fn run(config: Arc<Config>) -> anyhow::Result<()> {
     process::raise_open_files(config.limits.connections);
     let certificates = local::certificates(&config)?;
     let (journal, recovered) = journal::open(dir, &config)?;
-    let data = runtime("data", config.server.threads)?;
-    let control = runtime("control", 1)?;
+    let data = Plane::start(config.server.threads)?;
+    let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build();
+    let control = control.context("the runtime could not be started")?;
     let world = Arc::new(world(config.clone(), &recovered)?);
-    let result = control.block_on(operate(world, journal, recovered, certificates, data.handle()));
+    let result = control.block_on(operate(world, journal, recovered, certificates, &data));
     // Whatever still runs has had its time.
-    data.shutdown_background();
+    drop(data);
     control.shutdown_background();
     result
-}
-
-/// A runtime with so many threads; 0 is one per core.
-fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    if threads > 0 {
-        builder.worker_threads(threads);
-    }
-    builder.thread_name(name).enable_all().build().context("the runtime could not be started")
 }
 
 fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
@@ -85,6 +75,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         topology: Current::new(topology),
         registry: Arc::default(),
         pinned: ArcSwap::from_pointee(None),
+        said: Default::default(),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)
@@ -99,7 +90,7 @@ async fn operate(
     journal: Journal,
     recovered: Recovered,
     certificates: Certificates,
-    data: &Handle,
+    data: &Plane,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let life = watch::Sender::new(Life::Starting);

@@ -2,7 +2,7 @@
 //!
 //! Rule: a connection has a permit before it has a task, and a flood costs nothing but the kernel's backlog.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -30,16 +30,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until `stop` says so; `full` is told when no permit is left and the kernel's backlog takes over. `serve`
-/// gets each connection with its permit in a task of its own.
-pub async fn accept<F>(
+/// gets each connection with its permit and must not block.
+pub async fn accept(
     listener: TcpListener,
     permits: Arc<Semaphore>,
     mut stop: watch::Receiver<bool>,
     full: impl Fn(),
-    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
-) where
-    F: Future<Output = ()> + Send + 'static,
-{
+    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit),
+) {
     loop {
         if permits.available_permits() == 0 {
             full();
@@ -56,7 +54,7 @@ pub async fn accept<F>(
         match accepted {
             Ok((tcp, peer)) => {
                 let _ = tcp.set_nodelay(true);
-                tokio::spawn(serve(tcp, peer, permit));
+                serve(tcp, peer, permit);
             }
             Err(error) => {
                 tracing::warn!(%error, "accept");

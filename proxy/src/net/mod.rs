@@ -2,9 +2,11 @@
 //!
 //! Rule: nothing in here knows a protocol.
 
+pub mod buffer;
 pub mod listener;
 pub mod outgoing;
 pub mod proxy_protocol;
+pub mod secure;
 pub mod spool;
 pub mod stream;
 pub mod tls;

@@ -1,7 +1,6 @@
 //! One byte stream with a lent read buffer, plain or TLS: a leg of a session.
 //!
-//! Rule: an idle leg holds no buffer. TLS lends the record that rustls decrypted; a plain leg takes a buffer
-//! when bytes are there and gives it back when they are read.
+//! Rule: an idle leg holds no buffer.
 
 use std::{
     io,
@@ -13,37 +12,34 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::TlsStream;
 
-/// Read at once from a plain socket.
-const READ: usize = 16 * 1024;
+use crate::net::{buffer::Buffer, secure::Secure};
 
 /// A leg to a client or to a backend.
 #[derive(Debug)]
 pub enum Leg {
     /// Clear text.
     Plain(Plain),
-    /// TLS; boxed, since most of it is only needed in the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// TLS; boxed, so that a plain leg stays small.
+    Tls(Box<Secure>),
 }
 
 /// A TCP stream with a buffer that exists only while something is in it.
 #[derive(Debug)]
 pub struct Plain {
     tcp: TcpStream,
-    buffer: Vec<u8>,
-    at: usize,
+    buffer: Buffer,
 }
 
 impl Leg {
     /// Clear text over `tcp`.
     pub fn plain(tcp: TcpStream) -> Self {
-        Self::Plain(Plain { tcp, buffer: Vec::new(), at: 0 })
+        Self::Plain(Plain { tcp, buffer: Buffer::default() })
     }
 
     /// TLS, client or server side.
-    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
-        Self::Tls(Box::new(stream.into()))
+    pub fn tls(stream: Secure) -> Self {
+        Self::Tls(Box::new(stream))
     }
 
     /// The socket of a plain leg, for a TLS handshake on it. What was read ahead is thrown away: nothing that
@@ -59,32 +55,36 @@ impl Leg {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(plain) => &plain.tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.tcp(),
         }
     }
 }
 
+/// Reads what is there behind `buffer`'s bytes; 0 is the end. No room is taken before something is there.
+pub(super) fn poll_fill(
+    tcp: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut Buffer,
+) -> Poll<io::Result<usize>> {
+    ready!(tcp.poll_read_ready(cx))?;
+    let space = buffer.space();
+    if space.is_empty() {
+        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message without an end")));
+    }
+    let mut space = ReadBuf::new(space);
+    // tokio knows from a short read that the socket is empty, and spares the next one.
+    let read = Pin::new(tcp).poll_read(cx, &mut space);
+    let n = space.filled().len();
+    buffer.filled(n);
+    read.map_ok(|()| n)
+}
+
 impl Plain {
     fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        while self.at == self.buffer.len() {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            self.buffer = Vec::with_capacity(READ);
-            self.at = 0;
-            match self.tcp.try_read_buf(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.buffer = Vec::new(),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        if self.buffer.is_empty() {
+            ready!(poll_fill(&mut self.tcp, cx, &mut self.buffer))?;
         }
-        Poll::Ready(Ok(&self.buffer[self.at..]))
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.at += n;
-        if self.at >= self.buffer.len() {
-            (self.buffer, self.at) = (Vec::new(), 0);
-        }
+        Poll::Ready(Ok(self.buffer.bytes()))
     }
 }
 
@@ -92,18 +92,14 @@ impl AsyncBufRead for Leg {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self.get_mut() {
             Self::Plain(plain) => plain.poll_fill_buf(cx),
-            // Many mail clients close without close_notify.
-            Self::Tls(tls) => match ready!(Pin::new(&mut **tls).poll_fill_buf(cx)) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(&[])),
-                other => Poll::Ready(other),
-            },
+            Self::Tls(tls) => tls.poll_fill_buf(cx),
         }
     }
 
     fn consume(self: Pin<&mut Self>, n: usize) {
         match self.get_mut() {
-            Self::Plain(plain) => plain.consume(n),
-            Self::Tls(tls) => Pin::new(&mut **tls).consume(n),
+            Self::Plain(plain) => plain.buffer.consume(n),
+            Self::Tls(tls) => tls.consume(n),
         }
     }
 }
@@ -126,21 +122,22 @@ impl AsyncWrite for Leg {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(&mut plain.tcp).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(plain) => Pin::new(&mut plain.tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            // The kernel has it already.
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => tls.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(&mut plain.tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_shutdown(cx),
         }
     }
 }

@@ -8,11 +8,10 @@ use bascule_certs::CertError;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::{
     config::{Pool, ServiceTls},
-    net::stream::Leg,
+    net::{secure::Secure, stream::Leg},
     topology::PoolId,
 };
 
@@ -52,7 +51,6 @@ fn connector(tls: &ServiceTls) -> Result<Option<Connector>, CertError> {
 impl Connector {
     /// The handshake.
     pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<Leg> {
-        let connector = TlsConnector::from(self.config.clone());
-        Ok(Leg::tls(Box::pin(connector.connect(self.name.clone(), tcp)).await?))
+        Ok(Leg::tls(Secure::connect(tcp, self.config.clone(), self.name.clone()).await?))
     }
 }

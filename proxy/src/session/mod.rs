@@ -9,7 +9,7 @@ pub mod registry;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bascule_protocols::imap::capability::Pinned;
+use bascule_protocols::imap::capability::{Capabilities, Pinned};
 
 use crate::{
     config::Config,
@@ -17,7 +17,7 @@ use crate::{
     net::{spool::Spool, tls::Connectors},
     session::holds::Holds,
     telemetry::Metrics,
-    topology::Current,
+    topology::{Current, PoolId},
 };
 
 /// What every session and the control plane share.
@@ -33,6 +33,8 @@ pub struct World {
     pub registry: Arc<registry::Registry>,
     /// What clients are shown; changes count for new connections. `None`: not learnt yet, nobody is served.
     pub pinned: ArcSwap<Option<Pinned>>,
+    /// What the servers of each pool said last after a login.
+    pub said: Said,
     /// TLS towards the pools, by pool.
     pub connectors: Connectors,
     /// How long commands were held.
@@ -41,4 +43,22 @@ pub struct World {
     pub spool: Arc<Spool>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+}
+
+/// The last list of capabilities of each pool. The servers of a pool all say the same, so that its sessions share
+/// one copy.
+#[derive(Debug, Default)]
+pub struct Said([ArcSwap<Capabilities>; 4]);
+
+impl Said {
+    /// `list`, or the equal one that others have.
+    pub fn share(&self, pool: PoolId, list: Capabilities) -> Capabilities {
+        let last = &self.0[usize::from(pool.0) % self.0.len()];
+        let known = last.load();
+        if **known == list {
+            return Capabilities::clone(&known);
+        }
+        last.store(Arc::new(list.clone()));
+        list
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -93,6 +93,7 @@ pub struct Handle {
     waker: AtomicWaker,
     /// Milliseconds after `since` at which the session wants to be woken; `u64::MAX`: never.
     due: AtomicU64,
+    late: AtomicBool,
     info: Mutex<Info>,
     registry_progress: Arc<Notify>,
 }
@@ -152,6 +153,12 @@ impl Handle {
             u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
         });
         self.due.store(millis, Ordering::Relaxed);
+        self.late.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the time given to [`Self::due`] has come, as the sweeper saw it: no session reads the clock for it.
+    pub fn is_late(&self) -> bool {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Tells whoever waits on [`Registry::progressed`] that a word changed.
@@ -196,6 +203,7 @@ impl Registry {
             progress: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             due: AtomicU64::new(u64::MAX),
+            late: AtomicBool::new(false),
             info: Mutex::default(),
             registry_progress: self.progress.clone(),
         });
@@ -216,6 +224,7 @@ impl Registry {
         for handle in self.all() {
             let age = u128::from(handle.due.load(Ordering::Relaxed));
             if now.saturating_duration_since(handle.since).as_millis() >= age {
+                handle.late.store(true, Ordering::Relaxed);
                 handle.wake();
             }
         }

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, fmt, io, net::SocketAddr, sync::Arc, time::Dura
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
-    io::{AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -253,6 +253,15 @@ impl Client {
                 return Ok(reply);
             }
             self.receive().await?;
+        }
+    }
+
+    /// Waits until an answer has begun to come, and takes nothing of it.
+    pub async fn answered(&mut self) -> Result<()> {
+        match timeout(self.patience, self.io.fill_buf()).await {
+            Err(_) => Err(Error::Silence),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(_)) => Ok(()),
         }
     }
 

@@ -42,6 +42,7 @@ async fn a_download_that_ends_within_the_drain_keeps_its_session() {
     let inside = async {
         let guard = scene.armed().await;
         let fetch = client.start("UID FETCH 1 (BODY.PEEK[])").await.unwrap();
+        client.answered().await.unwrap();
         guard.answer(0).await;
         scene.proxy.until(|status| status["state"] == "holding").await.unwrap();
         client.finish(&fetch).await.unwrap().ok().unwrap()

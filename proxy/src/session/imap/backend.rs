@@ -171,6 +171,7 @@ impl Session {
     pub(super) fn install(&mut self, leg: Leg, pool: PoolId, epoch: Epoch, capabilities: Capabilities) {
         self.generation += 1;
         let generation = self.generation;
+        let capabilities = self.world().said.share(pool, capabilities);
         self.backend = Some(Backend { leg, out: Outgoing::default(), pool, epoch, capabilities, generation });
         self.sync_word();
     }

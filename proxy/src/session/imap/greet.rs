@@ -31,22 +31,20 @@ enum End {
     LoggedIn(Box<login::LoggedIn>, Credentials, Option<Box<[u8]>>),
 }
 
-/// Greets, logs in, and hands over to the relay.
-pub(super) async fn run(door: &Arc<Door>, mut client: Leg, entry: Entry) {
+/// Greets and logs in. `None`: the connection has ended.
+pub(super) async fn run(door: &Arc<Door>, mut client: Leg, entry: Entry) -> Option<Box<Session>> {
     let until = Instant::now() + door.world.config.limits.login;
-    let mut end = Box::pin(greet(door, &mut client, &entry, until)).await;
+    let mut end = greet(door, &mut client, &entry, until).await;
     if let End::Starttls = end {
         // What was read ahead of STARTTLS is gone with the plain leg.
-        let Some(tcp) = client.into_tcp() else { return };
-        let Some(secure) = door.handshake(tcp).await else { return };
-        client = secure;
+        client = door.handshake(client.into_tcp()?).await?;
         let mut machine = PreAuth::new(Stage::Tls);
-        end = Box::pin(converse(door, &mut client, &entry, &mut machine, until)).await;
+        end = converse(door, &mut client, &entry, &mut machine, until).await;
     }
     match end {
-        End::Gone | End::Starttls => {}
+        End::Gone | End::Starttls => None,
         End::LoggedIn(backend, credentials, client_id) => {
-            Session::new(door.clone(), client, entry, *backend, credentials, client_id).run().await;
+            Some(Box::new(Session::new(door.clone(), client, entry, *backend, credentials, client_id)))
         }
     }
 }

@@ -49,7 +49,8 @@ impl Session {
                 Path::Kept
             };
             let kept = Some(Whole::new(&self.world().spool));
-            self.upload = Some(Upload { tag: tag.clone(), verb: *verb, kept, path, progress: (0, 0) });
+            self.upload =
+                Some(Box::new(Upload { tag: tag.clone(), verb: *verb, kept, path, progress: (0, 0) }));
         }
         let Some(upload) = &mut self.upload else { return Err(End::Farewell("protocol")) };
         upload.progress.1 = upload.progress.1.saturating_add(literal.size);
@@ -115,7 +116,8 @@ impl Session {
             // While the gate is shut a large upload waits for a backend that can take it (scenario 45).
             if !flows && begins.is_some() && upload.verb.uploads() {
                 self.upload = None;
-                self.waiting_literal = Some(WaitingLiteral { begins, line, literal, since: Instant::now() });
+                let since = Instant::now();
+                self.waiting_literal = Some(Box::new(WaitingLiteral { begins, line, literal, since }));
                 return Ok(());
             }
             self.upload = None;
@@ -227,7 +229,7 @@ impl Session {
 
 /// Bytes of a literal: kept, and streamed where the upload streams.
 pub(super) fn receive(
-    upload: &mut Option<Upload>,
+    upload: &mut Option<Box<Upload>>,
     backend: &mut Option<Backend>,
     door: &Door,
     bytes: &[u8],

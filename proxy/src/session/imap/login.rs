@@ -146,7 +146,7 @@ async fn ask(
             leg,
             pool,
             epoch,
-            capabilities: outcome.capabilities.unwrap_or_default(),
+            capabilities: world.said.share(pool, outcome.capabilities.unwrap_or_default()),
         })),
         Err(Failure::Refused(text)) => {
             clear(handle);

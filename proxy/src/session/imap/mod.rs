@@ -22,11 +22,10 @@ mod upload;
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     config::{Listener, ListenerTls},
-    net::{proxy_protocol, stream::Leg},
+    net::{proxy_protocol, secure::Secure, stream::Leg},
     session::World,
 };
 
@@ -64,9 +63,9 @@ impl Door {
     }
 
     async fn handshake(&self, tcp: TcpStream) -> Option<Leg> {
-        let acceptor = TlsAcceptor::from(self.tls.clone()?);
+        let config = self.tls.clone()?;
         let refused = &self.world.metrics.connections_refused;
-        match timeout(self.world.config.limits.handshake, Box::pin(acceptor.accept(tcp))).await {
+        match timeout(self.world.config.limits.handshake, Secure::accept(tcp, config)).await {
             Ok(Ok(stream)) => Some(Leg::tls(stream)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, listener = %self.name, "TLS handshake");
@@ -81,19 +80,45 @@ impl Door {
     }
 }
 
-/// Serves one connection from its first byte to its last.
+/// Serves one connection from its first byte to its last. Each phase has a future of its own, freed when the phase is
+/// over: what stays for hours is the session alone.
 pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     door.world.metrics.connections_accepted.inc();
-    let Some(peer) = door.client_behind(&mut tcp, peer).await else { return };
+    let Some(peer) = Box::pin(door.client_behind(&mut tcp, peer)).await else { return };
     let client = match door.listener.tls {
-        ListenerTls::Implicit => door.handshake(tcp).await,
+        ListenerTls::Implicit => Box::pin(door.handshake(tcp)).await,
         ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),
     };
     let Some(client) = client else { return };
     let gauge = door.world.metrics.sessions(&door.name);
     gauge.inc();
     let entry = door.world.registry.enter(peer, door.name.clone());
-    greet::run(&door, client, entry).await;
+    if let Some(session) = Box::pin(greet::run(&door, client, entry)).await {
+        session.run().await;
+    }
     gauge.dec();
     drop(permit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Design §8: an idle session is small. What would grow past these is boxed, or does not belong here.
+    #[test]
+    fn a_session_is_small() {
+        let sizes = [
+            ("the task", future_size(serve), 384),
+            ("the session", size_of::<relay::Session>(), 1280),
+            ("the relay machine", size_of::<bascule_protocols::imap::relay::Relay>(), 448),
+            ("the registry's handle", size_of::<crate::session::registry::Handle>(), 264),
+        ];
+        for (what, size, limit) in sizes {
+            assert!(size <= limit, "{what} takes {size} bytes, {limit} are allowed");
+        }
+    }
 }

@@ -115,6 +115,13 @@ impl Orders {
         self.seen.is_none_or(|seen| seen.0 != handle.order().0)
     }
 
+    /// Whether nothing is asked, and commands flow.
+    pub(super) fn calm(&self) -> bool {
+        self.flowed
+            && matches!((self.seen, self.reported),
+                (Some((seen, Order::Flow)), Some((reported, Progress::Done))) if seen == reported)
+    }
+
     /// Whether the errand that runs leaves the client's commands alone.
     pub(super) fn beside(&self) -> bool {
         self.dialling
@@ -363,6 +370,10 @@ impl Session {
             return self.refuse(why.label());
         }
         let Some(pool) = self.world().topology.target() else { return self.refuse("no_target") };
+        // It logged in there after the decision, before this order was replaced.
+        if self.backend.as_ref().is_some_and(|b| b.pool == pool) {
+            return self.accept();
+        }
         self.orders.verifying = Some(pool);
         self.orders.looking = true;
         let work = self.restore(topology, pool, true);

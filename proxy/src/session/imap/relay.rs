@@ -7,7 +7,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -107,10 +107,10 @@ pub(super) struct Session {
     pub(super) orders: Orders,
     pub(super) errand: Option<ErrandFuture>,
     pub(super) parked: Option<Own>,
-    pub(super) sending: Option<Sending>,
-    pub(super) upload: Option<Upload>,
+    pub(super) sending: Option<Box<Sending>>,
+    pub(super) upload: Option<Box<Upload>>,
     /// A literal that waits for the driver: too large to be kept, so it waits for an open gate.
-    pub(super) waiting_literal: Option<WaitingLiteral>,
+    pub(super) waiting_literal: Option<Box<WaitingLiteral>>,
     pub(super) generation: u64,
     /// When a backend was lost that nobody expected to lose.
     pub(super) rebuilt: Option<Instant>,
@@ -182,17 +182,24 @@ impl Session {
     }
 
     /// Runs to the end of the session.
-    pub(super) async fn run(mut self) {
-        let end = loop {
-            if self.door.listener.relay == config::Relay::Pipe {
-                self.world().metrics.pipes_begun.count("configured");
-                break End::Pipe;
+    pub(super) async fn run(mut self: Box<Self>) {
+        let end = if self.door.listener.relay == config::Relay::Pipe {
+            self.world().metrics.pipes_begun.count("configured");
+            End::Pipe
+        } else {
+            std::future::poll_fn(|cx| self.poll_run(cx)).await
+        };
+        Box::pin(self.end(end)).await;
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if !self.calm()
+                && let Err(end) = self.advance()
+            {
+                return Poll::Ready(end);
             }
-            if let Err(end) = self.advance() {
-                break end;
-            }
-            let ready = std::future::poll_fn(|cx| self.poll_ready(cx)).await;
-            let step = match ready {
+            let step = match ready!(self.poll_ready(cx)) {
                 Ready::Client => self.on_client(),
                 Ready::Backend => self.on_backend(),
                 Ready::Errand(result) => {
@@ -204,10 +211,9 @@ impl Session {
                 Ready::BackendFailed => self.on_backend_end(),
             };
             if let Err(end) = step {
-                break end;
+                return Poll::Ready(end);
             }
-        };
-        self.end(end).await;
+        }
     }
 
     // ---- waiting --------------------------------------------------------------------------------------
@@ -252,7 +258,24 @@ impl Session {
     fn changed(&self) -> bool {
         self.orders.is_new(&self.entry.handle)
             || (self.flows() != self.orders.flowed)
-            || self.due().is_some_and(|due| Instant::now() >= due)
+            || self.entry.handle.is_late()
+    }
+
+    /// Whether commands and answers just flow: nothing waits, nothing is asked of this session, and
+    /// [`Self::advance`] would find nothing to do. Deadlines only move away meanwhile, so the one that the sweeper
+    /// knows is early at worst.
+    fn calm(&self) -> bool {
+        self.queue.is_empty()
+            && self.orders.calm()
+            && !self.changed()
+            && !self.relay.idling()
+            && !self.relay.own_outstanding()
+            && self.parked.is_none()
+            && self.errand.is_none()
+            && self.spare.is_none()
+            && self.sending.is_none()
+            && self.upload.is_none()
+            && self.waiting_literal.is_none()
     }
 
     /// Whether the client is read now.

@@ -90,7 +90,7 @@ impl Session {
     pub(super) fn release_one(&mut self, held: Held) -> Result<bool, End> {
         match held.body {
             Body::Whole(whole) => {
-                self.sending = Some(Sending::new(held.sent, whole, held.since, held.arrived));
+                self.sending = Some(Box::new(Sending::new(held.sent, whole, held.since, held.arrived)));
                 Ok(true)
             }
             Body::Line(line) => {
