@@ -8,12 +8,12 @@
 mod audience;
 mod display;
 mod judge;
-mod operator;
 mod platforms;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use bascule_bench::operator::{self, Report};
 use bascule_tests::bascule::Bascule;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{
     audience::Audience,
     display::Display,
-    operator::Report,
     platforms::{Platforms, Pool},
 };
 

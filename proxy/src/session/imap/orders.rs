@@ -550,8 +550,9 @@ impl Restoring {
         let mut pauses = RETRIES.iter();
         loop {
             let result = self.attempt().await;
-            let Err(Failure::Unavailable(_)) = &result else { return result };
+            let Err(Failure::Unavailable(why)) = &result else { return result };
             let Some(pause) = pauses.next() else { return result };
+            tracing::debug!(why, "attach is tried again");
             tokio::time::sleep(*pause).await;
         }
     }
