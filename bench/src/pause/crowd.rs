@@ -58,7 +58,10 @@ pub(crate) struct Felt {
 impl Felt {
     fn new() -> Self {
         let waits = Histogram::new_with_bounds(1, 120_000_000, 3);
-        Self { waits: waits.unwrap_or_else(|_| unreachable!("two minutes at three digits are legal")), wrong: Vec::new() }
+        Self {
+            waits: waits.unwrap_or_else(|_| unreachable!("two minutes at three digits are legal")),
+            wrong: Vec::new(),
+        }
     }
 }
 

@@ -50,7 +50,12 @@ pub(crate) fn wrong(measured: &Measured) {
     }
     println!(
         "NOT well: {} of {} sessions kept; {} effects, {} lost, {} doubled, {} there in spite of a refusal",
-        measured.kept, measured.sessions, measured.acknowledged, measured.lost, measured.doubled, measured.phantom,
+        measured.kept,
+        measured.sessions,
+        measured.acknowledged,
+        measured.lost,
+        measured.doubled,
+        measured.phantom,
     );
     measured.wrong.iter().take(10).for_each(|wrong| println!("  {wrong}"));
     measured.cutovers.iter().for_each(|cutover| println!("  {}", cutover.report.summary()));

@@ -60,11 +60,11 @@ impl Apart {
             command.arg("--shared");
         }
         // A group of its own: Ctrl-C on a terminal is for who started it.
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("it has a pipe")?).lines();
         let mut address = async || {
-            let line = lines.next_line().await?.context("bascule-fake ended before it said where it listens")?;
+            let line =
+                lines.next_line().await?.context("bascule-fake ended before it said where it listens")?;
             anyhow::Ok(line.parse::<SocketAddr>()?)
         };
         let addresses = [address().await?, address().await?];

@@ -184,8 +184,7 @@ pub fn setup(
              as = [\"barrier\"]\n"
         )
     };
-    let checks =
-        if shared { String::new() } else { check(names[0], names[1]) + &check(names[1], names[0]) };
+    let checks = if shared { String::new() } else { check(names[0], names[1]) + &check(names[1], names[0]) };
     Setup {
         pools: names.into_iter().zip(addresses).map(pool).collect(),
         cutover: "soak = \"100ms\"\n".into(),

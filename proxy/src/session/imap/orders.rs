@@ -137,7 +137,10 @@ impl Session {
             self.orders.dialled = false;
         }
         let topology = self.world().topology.load();
+        let open = self.world().gate.admits(topology.epoch);
         match order {
+            // An order of a hold that is over, until the next one comes: who was attached meanwhile stays.
+            Order::Leave | Order::Verify if open => {}
             Order::Flow => self.flow(&topology),
             Order::Prepare => self.prepare(&topology),
             Order::Leave => self.leave()?,
