@@ -229,9 +229,11 @@ impl UidSet {
 
 impl FromIterator<u32> for UidSet {
     fn from_iter<I: IntoIterator<Item = u32>>(uids: I) -> Self {
+        let mut uids: Vec<u32> = uids.into_iter().filter(|uid| *uid > 0).collect();
+        uids.sort_unstable();
         let mut set = Self::default();
         for uid in uids {
-            set.insert(uid);
+            set.append(uid, uid);
         }
         set.shrink_to_fit();
         set
