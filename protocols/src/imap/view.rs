@@ -10,6 +10,9 @@ pub const MAX_RUNS: usize = 32_768;
 /// The most UIDs that a view remembers for slots behind an unknown one; each costs a look at all of them.
 const MAX_AHEAD: usize = 1024;
 
+/// So many UIDs are taken out of a set one by one; for more it is built anew.
+const FEW: u32 = 32;
+
 /// A set of UIDs as ascending runs, none touching the next.
 ///
 /// A run keeps how many UIDs lie before it instead of its own length: eight bytes either way, and so both
@@ -379,14 +382,23 @@ impl View {
 
     /// `* VANISHED set`, which takes messages away; `VANISHED (EARLIER)` does not and must not come here.
     pub fn vanished(&mut self, uids: &UidSet) -> Result<(), Broken> {
-        let learnt_now = uids.minus(&self.known);
+        let few = uids.len() <= FEW;
+        let learnt_now = if few {
+            uids.iter().filter(|uid| !self.known.contains(*uid)).collect()
+        } else {
+            uids.minus(&self.known)
+        };
         if learnt_now.len() > self.unknown || learnt_now.min().is_some_and(|uid| uid <= self.highest) {
             return Err(Broken::NoSuchUid);
         }
         self.fit(&learnt_now)?;
-        let left = self.known.minus(uids);
-        let gone = self.known.len() - left.len();
-        self.known = left;
+        let before = self.known.len();
+        if few {
+            uids.iter().for_each(|uid| drop(self.known.remove(uid)));
+        } else {
+            self.known = self.known.minus(uids);
+        }
+        let gone = before - self.known.len();
         self.unknown -= learnt_now.len();
         self.ahead.retain_mut(|(slot, uid)| {
             *slot = slot.saturating_sub(gone + learnt_now.below(*uid));
