@@ -2,8 +2,6 @@
 //!
 //! Rule: what was done before the fence is looked at while the fence's hook waits; nothing is timed.
 
-use bascule_tests::fake::Reaction;
-
 use super::rig::{FENCE, Plan, Rig, aborted, heard, through};
 
 /// The hook that stops the old platform where both have one store.
@@ -72,30 +70,6 @@ async fn a_connection_that_died_meanwhile_is_replaced_and_nobody_hears_of_it() {
     for session in &mut sessions {
         let reply = session.done().await.unwrap().ok().unwrap();
         assert_eq!(heard(session), format!("{} OK {}\r\n", reply.tag, reply.text));
-    }
-    rig.unharmed().await;
-}
-
-#[tokio::test]
-async fn a_standby_that_has_no_room_is_left_alone_until_it_must_have() {
-    let rig = Plan::replicated().start(USERS).await;
-    let mut sessions = Vec::new();
-    for user in USERS {
-        sessions.push(rig.inbox(user).await);
-    }
-    let full =
-        Reaction { refuse: Some("NO [UNAVAILABLE] no room".into()), times: Some(3), ..Reaction::default() };
-    rig.new_pool().react("EXAMINE", full);
-    let fence = rig.hooks.stall(FENCE);
-    let mut cutover = rig.begin("new");
-    cutover.reaches(&fence).await;
-    assert_eq!(logins(&rig), [1, 1, 1], "turned away, and left alone");
-    fence.release();
-    let report = through(cutover.end().await);
-    assert_eq!(logins(&rig), [2, 2, 2], "and asked again when it must");
-    assert_eq!((&report["moved"], &report["kept"]), (&3.into(), &3.into()), "{report}");
-    for session in &mut sessions {
-        session.command("NOOP").await.unwrap().ok().unwrap();
     }
     rig.unharmed().await;
 }
