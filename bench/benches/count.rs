@@ -4,12 +4,9 @@
 
 #![allow(missing_docs, unused_qualifications, clippy::exit, reason = "what gungraun's macros write")]
 
-#[path = "../src/micro/cases/mod.rs"]
-mod cases;
-
 use std::hint::black_box;
 
-use cases::{Kept, Run};
+use bascule_bench::cases::{self, Kept, Run};
 use gungraun::prelude::*;
 
 fn case(name: &str) -> Run {

@@ -2,10 +2,7 @@
 //!
 //! Rule: only the run is timed; set-up and drop are not.
 
-#[path = "../src/micro/cases/mod.rs"]
-mod cases;
-
-use cases::Case;
+use bascule_bench::cases::{self, Case};
 use divan::Bencher;
 
 fn main() {

@@ -6,11 +6,10 @@
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
-mod cases;
-
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use bascule_bench::cases;
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {

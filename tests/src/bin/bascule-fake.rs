@@ -19,7 +19,7 @@ enum Command {
     Serve(Serve),
     /// Give one order: `fence NAME off|readonly|refuse|stop`, `leak NAME on|off`, `promote NAME`,
     /// `demote NAME`, `caught-up FROM`, `lag FROM MS`, `pause FROM`, `resume FROM`, `say NAME LINE`,
-    /// `cut NAME`, `address NAME`, `counters NAME`.
+    /// `cut NAME`, `address NAME`, `counters NAME`, `logins NAME`.
     Ctl {
         /// The control socket.
         socket: PathBuf,

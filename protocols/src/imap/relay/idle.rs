@@ -70,6 +70,11 @@ impl Relay {
         }
     }
 
+    /// Whether the client's DONE waits for the backend.
+    pub fn ends_idle(&self) -> bool {
+        matches!(self.server_idle, ServerIdle::Ending { answer: Some(_), .. })
+    }
+
     fn leave_server_idle(&mut self, answer: Option<Tag>) -> Option<&'static [u8]> {
         match std::mem::replace(&mut self.server_idle, ServerIdle::No) {
             // DONE may follow IDLE before `+` has come (RFC 2177 lets the client send it; servers read it).

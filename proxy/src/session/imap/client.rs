@@ -74,7 +74,10 @@ impl Session {
                             Todo::Sent(sent)
                         }
                         _ => {
-                            self.entry.handle.word.set(self.standing);
+                            if free {
+                                self.entry.handle.word.set(self.standing);
+                                self.entry.handle.word_changed();
+                            }
                             Todo::Hold(sent, bytes.into_owned())
                         }
                     }

@@ -124,6 +124,7 @@ enum Ready {
     Client,
     Backend,
     Errand(ErrandResult),
+    SpareEnded,
     Again,
     ClientFailed,
     BackendFailed,
@@ -144,6 +145,8 @@ impl Session {
             relay.show(pinned.bytes(Stage::Authenticated));
         }
         let now = Instant::now();
+        let standing = Standing { backend: Some(backend.pool), ..Standing::default() };
+        entry.handle.word.set(standing);
         Self {
             door,
             entry,
@@ -170,7 +173,7 @@ impl Session {
             waiting_literal: None,
             generation: 0,
             rebuilt: None,
-            standing: Standing { backend: Some(backend.pool), ..Standing::default() },
+            standing,
             counts: Counts::default(),
             last_input: now,
             last_output: now,
@@ -206,6 +209,10 @@ impl Session {
                     self.errand = None;
                     self.on_errand(result)
                 }
+                Ready::SpareEnded => {
+                    self.on_spare_end();
+                    Ok(())
+                }
                 Ready::Again => Ok(()),
                 Ready::ClientFailed => Err(End::Client),
                 Ready::BackendFailed => self.on_backend_end(),
@@ -227,6 +234,9 @@ impl Session {
             && let Poll::Ready(result) = errand.as_mut().poll(cx)
         {
             return Poll::Ready(Ready::Errand(result));
+        }
+        if self.spare.as_mut().is_some_and(|spare| spare.has_ended(cx)) {
+            return Poll::Ready(Ready::SpareEnded);
         }
         let client_open = match self.to_client.poll_flush(cx, &mut self.client) {
             Poll::Ready(Ok(())) => true,
@@ -304,7 +314,8 @@ impl Session {
     pub(super) fn advance(&mut self) -> Result<(), End> {
         self.obey()?;
         let flows = self.flows();
-        if self.orders.flowed && !flows {
+        let shut = self.orders.flowed && !flows;
+        if shut {
             self.gate_shut();
         }
         self.orders.flowed = flows;
@@ -315,6 +326,10 @@ impl Session {
         self.parked()?;
         self.idle_backend()?;
         self.sync_word();
+        if shut {
+            // What the word said before was news to nobody.
+            self.entry.handle.word_changed();
+        }
         if self.upload.is_some() {
             self.describe_queue();
         }

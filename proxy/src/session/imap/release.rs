@@ -40,15 +40,32 @@ impl Session {
             spare: self.spare.as_ref().and_then(Spare::user_on).or(self.orders.verifying),
             writes,
             reads,
+            waits: self.waits(),
         }
+    }
+
+    /// Whether something of the session is for a gate that moves. Commands in flight stand for themselves.
+    fn waits(&self) -> bool {
+        !self.queue.is_empty()
+            || self.sending.is_some()
+            || self.upload.is_some()
+            || self.waiting_literal.is_some()
+            || self.parked.is_some()
+            || self.relay.ends_idle()
     }
 
     /// Tells the word what has become of commands and connections.
     pub(super) fn sync_word(&mut self) {
         let now = self.now_standing();
         if now != self.standing {
+            let begins = now.waits && !self.standing.waits;
             self.standing = now;
-            self.entry.handle.word.set(now);
+            let word = &self.entry.handle.word;
+            if begins {
+                word.wait(now)
+            } else {
+                word.set(now)
+            }
             if !self.orders.flowed {
                 self.entry.handle.word_changed();
             }

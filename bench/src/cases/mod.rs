@@ -11,19 +11,19 @@ mod view;
 use std::{any::Any, fmt, hint::black_box};
 
 /// What a run leaves.
-pub(crate) type Kept = Box<dyn Any>;
+pub type Kept = Box<dyn Any>;
 /// One run, set up.
-pub(crate) type Run = Box<dyn FnOnce() -> Kept>;
+pub type Run = Box<dyn FnOnce() -> Kept>;
 
 /// One case.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "each of the three programs reads another part of it")]
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// In tables and on the command line.
+    pub name: &'static str,
     /// How many units a run is.
-    pub(crate) units: u32,
+    pub units: u32,
     /// What a unit is.
-    pub(crate) unit: &'static str,
+    pub unit: &'static str,
     prepare: fn(u32) -> Run,
 }
 
@@ -33,8 +33,7 @@ impl Case {
     }
 
     /// Sets up one run.
-    #[allow(dead_code, reason = "the table runs nothing")]
-    pub(crate) fn prepare(&self) -> Run {
+    pub fn prepare(&self) -> Run {
         (self.prepare)(self.units)
     }
 }
@@ -55,6 +54,6 @@ fn run<I: 'static, O: 'static>(mut input: I, measured: impl Fn(&mut I) -> O + 's
 }
 
 /// All of them.
-pub(crate) fn all() -> impl Iterator<Item = Case> {
+pub fn all() -> impl Iterator<Item = Case> {
     [parse::CASES, relay::CASES, view::CASES, gate::CASES].into_iter().flatten().copied()
 }

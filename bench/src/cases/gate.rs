@@ -14,7 +14,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("gate_word_set", 1000, "answer", sets),
 ];
 
-const STANDING: Standing = Standing { backend: Some(PoolId(0)), spare: None, writes: 1, reads: 0 };
+const STANDING: Standing =
+    Standing { backend: Some(PoolId(0)), spare: None, writes: 1, reads: 0, waits: false };
 
 fn announces(count: u32) -> Run {
     run((Gate::new(Epoch(3)), Word::default()), move |(gate, word)| {
