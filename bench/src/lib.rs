@@ -2,6 +2,7 @@
 //!
 //! Rule: only what more than one of them needs.
 
+pub mod cases;
 pub mod operator;
 
 use std::path::PathBuf;

@@ -107,7 +107,7 @@ fn dialogue(plan: &Plan, stream: &[u8], cuts: &Cuts) -> (Vec<String>, Option<usi
                     end = Some((at, format!("{outcome:?}")));
                 }
                 Next::Failed(failure) => {
-                    end.get_or_insert((at, format!("{failure:?}")));
+                    end.get_or_insert_with(|| (at, format!("{failure:?}")));
                 }
             }
         }

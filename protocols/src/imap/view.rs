@@ -394,7 +394,9 @@ impl View {
         self.fit(&learnt_now)?;
         let before = self.known.len();
         if few {
-            uids.iter().for_each(|uid| drop(self.known.remove(uid)));
+            for uid in uids.iter() {
+                self.known.remove(uid);
+            }
         } else {
             self.known = self.known.minus(uids);
         }

@@ -2,14 +2,16 @@
 //!
 //! Rule: the same decisions in the same order; where the proxy has a limit or a deadline, this has a number.
 
+mod client;
+mod release;
+
 use std::collections::VecDeque;
 
 use super::super::input::{Cuts, shown};
 use crate::imap::{
     command::{self, Verb},
-    farewell::{self, Farewell, Standing, answer},
-    fragment::Literal,
-    relay::{Event, Own, Relay, Sent, Verdict, What},
+    farewell::{self, Farewell, Standing},
+    relay::{Event, Own, Relay, Sent},
     tag::{Tag, TagMaker},
 };
 
@@ -246,250 +248,6 @@ impl Session {
         }
     }
 
-    // ---- the client's side ----------------------------------------------------------------------------
-
-    fn read(&mut self) {
-        let inbox = std::mem::take(&mut self.inbox);
-        let (n, verdict) = self.relay.client(&inbox);
-        match verdict {
-            Verdict::NeedMore => {}
-            Verdict::Command(sent, bytes) => {
-                let bytes = bytes.into_owned();
-                self.queue_or_send(sent, bytes);
-            }
-            Verdict::Literal { begins, line, literal } => {
-                let line = line.to_vec();
-                self.literal(begins, line, literal);
-            }
-            Verdict::Data(bytes) => {
-                let bytes = bytes.to_vec();
-                self.data(&bytes);
-            }
-            Verdict::Last(line) => {
-                let line = line.to_vec();
-                self.last(line);
-            }
-            Verdict::Own(own) => {
-                self.parked = Some(own);
-                self.answer_parked();
-            }
-            Verdict::Close(words) => {
-                self.say(&words);
-                self.end = Some(End::Client);
-            }
-        }
-        self.inbox = inbox[n..].to_vec();
-    }
-
-    fn queue_or_send(&mut self, sent: Sent, bytes: Vec<u8>) {
-        if self.free_way() {
-            self.to_server.extend_from_slice(&bytes);
-            self.relay.commit(sent);
-        } else {
-            self.queue.push_back((sent, Body::Line(bytes)));
-        }
-    }
-
-    fn literal(&mut self, begins: Option<(Tag, Verb)>, line: Vec<u8>, literal: Literal) {
-        if let Some((tag, verb)) = begins {
-            let willing = literal.sync || !self.manner.waits;
-            let streams = self.manner.streams && verb.uploads() && willing && self.free_way();
-            self.upload = Some(Upload { tag, verb, whole: Whole::default(), streams, answered: false });
-        }
-        let Some(upload) = &mut self.upload else { panic!("a literal of no command") };
-        let size = usize::try_from(literal.size).unwrap_or(usize::MAX);
-        if literal.size > BIG && !upload.streams {
-            let tag = upload.tag.clone();
-            self.upload = None;
-            return self.refuse(&tag, literal);
-        }
-        if literal.size > BIG {
-            // The backend has half of this command.
-            return self.farewell();
-        }
-        upload.whole.segments.push((line.clone(), size, literal.binary));
-        if upload.streams {
-            let (tag, answered) = (upload.tag.clone(), upload.answered);
-            self.to_server.extend(announcement(&line, size, literal.sync, literal.binary));
-            if !answered {
-                self.relay.stream_upload(tag.clone());
-            }
-            if literal.sync {
-                return self.relay.await_go(tag);
-            }
-        } else if literal.sync {
-            self.say(b"+ OK\r\n");
-        }
-        self.relay.accept();
-    }
-
-    fn refuse(&mut self, tag: &Tag, literal: Literal) {
-        match self.relay.refuse(tag, literal) {
-            Ok(true) => self.say(&answer(tag, "NO [TOOBIG] Literal too large.")),
-            Ok(false) => {}
-            Err(_) => {
-                self.say(&answer(tag, "BAD Literal too large."));
-                self.farewell();
-            }
-        }
-    }
-
-    fn data(&mut self, bytes: &[u8]) {
-        let Some(upload) = &mut self.upload else { panic!("data of no command") };
-        upload.whole.data.extend_from_slice(bytes);
-        if upload.streams {
-            self.to_server.extend_from_slice(bytes);
-        }
-    }
-
-    fn last(&mut self, line: Vec<u8>) {
-        let Some(mut upload) = self.upload.take() else { panic!("the end of no command") };
-        upload.whole.last.clone_from(&line);
-        let sent = Sent { tag: upload.tag, what: What::Upload };
-        if upload.streams {
-            if upload.answered || self.free_way() {
-                self.to_server.extend([&line[..], b"\r\n"].concat());
-                if !upload.answered {
-                    self.relay.commit(sent);
-                }
-            } else {
-                self.queue.push_back((sent, Body::Streamed(upload.whole)));
-            }
-            return;
-        }
-        let sent = if upload.verb.uploads() { Ok(sent) } else { self.relay.sent(&upload.whole.flat()) };
-        match sent {
-            Ok(sent) => self.queue.push_back((sent, Body::Whole(upload.whole))),
-            Err(own) => self.parked = Some(own),
-        }
-    }
-
-    /// Answers what the proxy answers itself, once nothing before it is unanswered (D5).
-    fn answer_parked(&mut self) {
-        let Some(own) = &self.parked else { return };
-        let in_idle = matches!(own, Own::Done | Own::NotDone);
-        let quiet = self.queue.is_empty() && self.sending.is_none() && self.upload.is_none();
-        if self.end.is_some() || !in_idle && !(quiet && self.relay.answered()) {
-            return;
-        }
-        match self.parked.take() {
-            Some(Own::Idle(tag)) => {
-                let words = self.relay.begin_idle(tag);
-                self.say(words);
-            }
-            Some(Own::Done) => {
-                let (client, server) = self.relay.end_idle(self.flows());
-                server.into_iter().for_each(|line| self.tell(line));
-                client.into_iter().for_each(|words| self.say(&words));
-            }
-            Some(Own::NotDone) => {
-                let tag = self.relay.abandon_idle();
-                tag.into_iter().for_each(|tag| self.say(&answer(&tag, "BAD Expected DONE.")));
-            }
-            Some(Own::Capability(tag) | Own::Id(tag, _)) => self.say(&answer(&tag, "OK ours")),
-            Some(Own::Refuse(words)) => self.say(&words),
-            Some(Own::Logout(tag)) => {
-                self.say(&answer(&tag, "OK ours"));
-                self.end = Some(End::Client);
-            }
-            None => {}
-        }
-    }
-
-    // ---- to the backend -------------------------------------------------------------------------------
-
-    /// Releases what waits, in order, until something has to wait again.
-    fn release(&mut self) {
-        if !self.relay.idling()
-            && let Some(done) = self.relay.rouse_backend()
-        {
-            self.tell(done);
-        }
-        while !self.relay.probing() && self.end.is_none() {
-            if self.sending.is_some() {
-                if !self.send_piece() {
-                    return;
-                }
-                continue;
-            }
-            if self.upload.as_ref().is_some_and(|u| u.streams) {
-                return;
-            }
-            match self.queue.pop_front() {
-                None => return,
-                Some((sent, Body::Whole(whole))) => {
-                    self.sending =
-                        Some(Sending { sent, whole, next: 0, at: 0, waits: false, answered: false });
-                }
-                Some((sent, Body::Line(bytes))) => {
-                    self.to_server.extend(bytes);
-                    self.relay.commit(sent);
-                }
-                Some((sent, Body::Streamed(whole))) => {
-                    self.to_server.extend([&whole.last[..], b"\r\n"].concat());
-                    self.relay.commit(sent);
-                }
-            }
-        }
-    }
-
-    /// A line that announces a literal, data, or the line that commits. False: it waits.
-    fn send_piece(&mut self) -> bool {
-        let Some(sending) = self.sending.as_mut().filter(|s| !s.waits) else { return false };
-        let due: usize = sending.whole.segments.iter().take(sending.next).map(|s| s.1).sum();
-        if sending.at < due {
-            let all = due - sending.at;
-            let n = if self.manner.takes == 0 { all } else { all.min(self.manner.takes) };
-            self.to_server.extend_from_slice(&sending.whole.data[sending.at..sending.at + n]);
-            sending.at += n;
-            return n == all;
-        }
-        if let Some((line, size, binary)) = sending.whole.segments.get(sending.next) {
-            let wait = self.manner.waits;
-            self.to_server.extend(announcement(line, *size, wait, *binary));
-            (sending.waits, sending.next) = (wait, sending.next + 1);
-            let tag = sending.sent.tag.clone();
-            match (wait, sending.answered) {
-                (true, _) => self.relay.await_go(tag),
-                (false, false) => self.relay.stream_upload(tag),
-                (false, true) => {}
-            }
-            return !wait;
-        }
-        self.to_server.extend([&sending.whole.last[..], b"\r\n"].concat());
-        if let Some(sending) = self.sending.take()
-            && !sending.answered
-        {
-            self.relay.commit(sending.sent);
-        }
-        true
-    }
-
-    /// Before the backend is given up: what streams to it is only kept from now on.
-    fn detach(&mut self) -> Result<(), ()> {
-        if let Some(sending) = self.sending.take_if(|sending| !sending.answered) {
-            self.queue.push_front((sending.sent, Body::Whole(sending.whole)));
-        }
-        self.sending = None;
-        let undecided = self.relay.undecided();
-        if let Some(upload) = self.upload.as_mut().filter(|upload| upload.streams) {
-            if upload.answered {
-                return Err(());
-            }
-            upload.streams = false;
-            if undecided {
-                self.relay.accept();
-                self.say(b"+ OK\r\n");
-            }
-        }
-        for (_, body) in &mut self.queue {
-            if let Body::Streamed(whole) = body {
-                *body = Body::Whole(std::mem::take(whole));
-            }
-        }
-        Ok(())
-    }
-
     // ---- from the backend -----------------------------------------------------------------------------
 
     fn step(&mut self, piece: &[u8]) -> usize {
@@ -553,7 +311,8 @@ impl Session {
             return self.farewell();
         }
         self.end = Some(End::Pipe);
-        self.relays(&self.relay.unsent().to_vec());
+        let unsent = self.relay.unsent().to_vec();
+        self.relays(&unsent);
     }
 
     fn farewell(&mut self) {
@@ -590,23 +349,4 @@ impl Session {
             self.own.push(Tag::new(tag));
         }
     }
-}
-
-impl Whole {
-    /// As one slice with its literals in place.
-    fn flat(&self) -> Vec<u8> {
-        let (mut out, mut at) = (vec![], 0);
-        for (line, size, _) in &self.segments {
-            out.extend(announcement(line, *size, true, false));
-            out.extend_from_slice(&self.data[at..at + size]);
-            at += size;
-        }
-        out.extend_from_slice(&self.last);
-        out
-    }
-}
-
-fn announcement(line: &[u8], size: usize, waits: bool, binary: bool) -> Vec<u8> {
-    let (tilde, plus) = (if binary { "~" } else { "" }, if waits { "" } else { "+" });
-    [line, format!("{tilde}{{{size}{plus}}}\r\n").as_bytes()].concat()
 }
