@@ -6,3 +6,4 @@
 #[doc(hidden)]
 pub mod fuzz;
 pub mod imap;
+pub mod smtp;
