@@ -6,4 +6,5 @@
 #[doc(hidden)]
 pub mod fuzz;
 pub mod imap;
+pub mod lines;
 pub mod smtp;

@@ -6,7 +6,10 @@ use super::{
     byhand,
     input::{Cuts, Input, shown},
 };
-use crate::imap::fragment::{self, LineError, Lines};
+use crate::{
+    imap::fragment,
+    lines::{Lines, TooLong},
+};
 
 pub(super) const WORDS: &[&str] = &[
     "a NOOP\r\n",
@@ -45,7 +48,7 @@ pub(super) fn run(data: &[u8]) {
 }
 
 /// The whole lines, and what is left or that it is too long.
-type Cut = (Vec<Vec<u8>>, Result<Vec<u8>, LineError>);
+type Cut = (Vec<Vec<u8>>, Result<Vec<u8>, TooLong>);
 
 fn lines(pieces: &[&[u8]], limit: usize, takes: bool) -> Cut {
     let (mut machine, mut all) = (Lines::default(), vec![]);
@@ -78,13 +81,13 @@ fn lines_by_hand(stream: &[u8], limit: usize) -> Cut {
     let (mut all, mut at) = (vec![], 0);
     while let Some(line) = byhand::line(stream, at) {
         if line.len() > limit + 1 {
-            return (all, Err(LineError::TooLong));
+            return (all, Err(TooLong));
         }
         at += line.len();
         all.push(line.to_vec());
     }
     let rest = &stream[at..];
-    (all, if rest.len() > limit { Err(LineError::TooLong) } else { Ok(rest.to_vec()) })
+    (all, if rest.len() > limit { Err(TooLong) } else { Ok(rest.to_vec()) })
 }
 
 fn same_reading(text: &[u8]) {

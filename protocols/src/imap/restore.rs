@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     capability::Capabilities,
-    command,
-    fragment::{self, Lines},
+    command, fragment,
     login::{Credentials, Mechanism},
     reconcile::Found,
     response::{self, Response, Status},
@@ -17,6 +16,7 @@ use super::{
     tag::{Tag, TagMaker},
     view::UidSet,
 };
+use crate::lines::Lines;
 
 /// Longest line that is accepted in a dialogue of ours: a mailbox of a million scattered UIDs fits.
 const LINE: usize = 16 << 20;

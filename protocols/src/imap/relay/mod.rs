@@ -21,10 +21,11 @@ use std::{borrow::Cow, collections::VecDeque};
 use self::idle::idle_completed;
 use super::{
     command::Verb,
-    fragment::{Lines, Literal},
+    fragment::Literal,
     state::{Selected, State},
     tag::{Tag, TagMaker},
 };
+use crate::lines::Lines;
 
 /// Longest line of a response before its first literal, bytes (semantics §1.0).
 const RESPONSE_LINE: usize = 8 << 20;
