@@ -29,6 +29,7 @@ pub(super) const WORDS: &[&str] = &[
     "* BYE x\r\n",
     "+ go\r\n",
     "* CAPABILITY IMAP4rev1\r\n",
+    "* CAPABILITY {9}\r\na0 OK x\r\n X\r\n",
     "* OK [CAPABILITY IMAP4rev1] x\r\n",
     "* ENABLED CONDSTORE\r\n",
     "* LIST () \"/\" {3}\r\na\nb\r\n",
