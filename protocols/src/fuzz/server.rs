@@ -29,8 +29,9 @@ pub(super) const WORDS: &[&str] = &[
     "* BYE x\r\n",
     "+ go\r\n",
     "* CAPABILITY IMAP4rev1\r\n",
+    "* CAPABILITY {9}\r\na0 OK x\r\n X\r\n",
     "* OK [CAPABILITY IMAP4rev1] x\r\n",
-    "* ENABLED CONDSTORE\r\n",
+    "* ENABLED CONDSTORE X-1 x-2 qresync UTF8=ACCEPT\r\n",
     "* LIST () \"/\" {3}\r\na\nb\r\n",
     "* ESEARCH (TAG \"HAAAAA1\") UID COUNT 3 ALL 1:3\r\n",
     "HAAAAA1 OK x\r\n",
@@ -143,6 +144,7 @@ impl Backend {
         }
         let (writes_left, reads_left) = play.relay.in_flight();
         let answered = usize::from(writes + reads - writes_left - reads_left);
+        assert!(play.relay.state.enabled.len() <= 3, "kept without an end: {:?}", play.relay.state);
         assert_eq!(play.replies, answered + play.early, "replies and what is in flight");
         play
     }

@@ -318,10 +318,14 @@ impl Play {
         let (writes, reads) = self.session.relay.in_flight();
         assert_eq!(usize::from(writes + reads), self.backend.unanswered(), "in flight");
         assert!(self.client.whole() || self.session.relay.mid_response());
+        let settled = !self.backend.selecting() && self.session.has_backend();
+        if settled && !self.backend.selected {
+            assert!(self.session.relay.state.selected.is_none(), "no mailbox is selected: {}", self.passed());
+        }
         let Some(selected) = self.session.relay.state.selected.as_ref().filter(|s| !s.diverged) else {
             return;
         };
-        if self.backend.selected && !self.backend.selecting() && self.session.has_backend() {
+        if settled && self.backend.selected {
             let sides = (self.client.exists, self.backend.mailbox.len());
             assert_eq!((selected.exists as usize, selected.exists as usize), sides, "{}", self.passed());
             if let Some(view) = &selected.view {

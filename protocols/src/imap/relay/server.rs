@@ -3,7 +3,8 @@
 //! Rule: no incomplete line reaches the client, except a literal that streams.
 
 use super::{
-    Event, Fate, Probe, RESPONSE_LINE, Relay, Sent, ServerIdle, Step, What, bounded, idle::idle_completed,
+    ENABLEABLE, Event, Fate, Probe, RESPONSE_LINE, Relay, Sent, ServerIdle, Step, What, bounded,
+    idle::idle_completed,
 };
 use crate::imap::{
     fragment,
@@ -286,7 +287,9 @@ impl Relay {
 
 impl State {
     fn enable(&mut self, words: &[u8]) {
-        for word in words.split(|b| *b == b' ').filter(|w| !w.is_empty()) {
+        // What a restore cannot ask for again is not kept, however much a server says.
+        let known = |word: &&[u8]| ENABLEABLE.iter().any(|have| have.as_bytes().eq_ignore_ascii_case(word));
+        for word in words.split(|b| *b == b' ').filter(known) {
             if !self.enabled.iter().any(|have| have.eq_ignore_ascii_case(word)) {
                 self.condstore |=
                     word.eq_ignore_ascii_case(b"CONDSTORE") || word.eq_ignore_ascii_case(b"QRESYNC");
