@@ -10,6 +10,7 @@ pub mod fake;
 pub mod ledger;
 pub mod oracle;
 pub mod process;
+pub mod smtp;
 
 /// Any byte stream, plain or TLS.
 pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + Sync {}
