@@ -6,6 +6,7 @@ mod client;
 mod oracle;
 mod reply;
 
+pub(crate) use self::reply::enhanced;
 pub use self::{
     client::{Client, Sent},
     oracle::{Oracle, Stage},

@@ -172,6 +172,8 @@ impl Oracle {
         let good = code < 400;
         match verb {
             "greeting" | "XCLIENT" if good => {
+                // XCLIENT makes it another session, whose keywords may be others.
+                self.shown.clear();
                 self.keywords.clear();
                 self.accepted = 0;
                 self.host(lines)?;

@@ -51,7 +51,7 @@ impl fmt::Display for Reply {
 }
 
 /// `2.1.5` at the start of a text (RFC 3463).
-pub(super) fn enhanced(text: &str) -> Option<&str> {
+pub(crate) fn enhanced(text: &str) -> Option<&str> {
     let code = text.split(' ').next()?;
     let mut parts = code.split('.');
     let number = |part: Option<&str>, digits| {
