@@ -319,6 +319,12 @@ impl Client {
         Ok(reply.lines.iter().find_map(|r| r.literals().next().map(<[u8]>::to_vec)))
     }
 
+    /// Every message of the selected mailbox, whole.
+    pub async fn bodies(&mut self) -> Result<Vec<Vec<u8>>> {
+        let reply = self.command("UID FETCH 1:* (BODY.PEEK[])").await?.ok()?;
+        Ok(reply.lines.iter().filter_map(|r| r.literals().next().map(<[u8]>::to_vec)).collect())
+    }
+
     /// The UIDs of the selected mailbox.
     pub async fn uids(&mut self) -> Result<Vec<u32>> {
         let reply = self.command("UID SEARCH ALL").await?;

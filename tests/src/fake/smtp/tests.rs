@@ -14,6 +14,7 @@ use super::{Door, Options, Queue, Trust};
 use crate::{
     client::{Error, Security, trusting},
     fake::{self, Fence, Platform, Reaction, Stall, Store, Tls, control},
+    ledger::Ledger,
     smtp::{Client, Dialect, stuffed},
 };
 
@@ -444,4 +445,23 @@ async fn a_pair_opens_doors_for_mail() {
     assert_eq!(ready(new, Door::Lmtp).await.send(FROM, &[ANNA], MESSAGE).await.unwrap().mail.code, 451);
     assert_eq!(obey("die old lost").await.code, 0);
     assert!(c.command("NOOP").await.is_err());
+}
+
+#[tokio::test]
+async fn the_ledger_counts_what_each_recipient_has() {
+    let platform = default().await;
+    let ledger = Ledger::default();
+    let to = [ANNA, BOB, "nobody@example.org"];
+    platform.react(&format!("DOT {BOB}"), Reaction { times: Some(1), ..refusing("452 4.2.2 full") });
+    for door in [Door::Lmtp, Door::Relay] {
+        let (id, message) = ledger.mail(5000, &to);
+        let sent = ready(&platform, door).await.send(FROM, &to, &message).await.unwrap();
+        ledger.record(&id, &to, &sent);
+    }
+    let mail = || platform.store().mail().into_iter().map(|(user, body)| (user + "@example.org", body));
+    let verdict = ledger.judge_mail(mail());
+    assert!(verdict.clean(), "{verdict:?}");
+    assert_eq!((verdict.acknowledged, verdict.refused), (3, 3));
+    platform.store().deliver("bob", "INBOX", &platform.accepted()[0].body);
+    assert_eq!(ledger.judge_mail(mail()).phantom.len(), 1);
 }
