@@ -33,6 +33,8 @@ pub enum Stage {
 pub struct Oracle {
     dialect: Dialect,
     stage: Stage,
+    /// TLS stands.
+    secure: bool,
     /// As the greeting named the server.
     host: Option<String>,
     shown: BTreeMap<Stage, BTreeSet<String>>,
@@ -54,6 +56,7 @@ impl Oracle {
         Self {
             dialect,
             stage,
+            secure: stage == Stage::Tls,
             host: None,
             shown: BTreeMap::new(),
             outstanding: VecDeque::from(["greeting".to_owned()]),
@@ -75,6 +78,7 @@ impl Oracle {
     /// TLS stands: what was shown before is forgotten (RFC 3207 §4.2).
     pub fn secured(&mut self) {
         self.stage = Stage::Tls;
+        self.secure = true;
         self.keywords.clear();
     }
 
@@ -230,7 +234,7 @@ impl Oracle {
             return if lines.len() == 1 { Ok(()) } else { wrong("HELO with keywords") };
         }
         let list: BTreeSet<String> = lines.iter().skip(1).map(|l| l.to_ascii_uppercase()).collect();
-        if list.contains("STARTTLS") && self.stage != Stage::Plain {
+        if list.contains("STARTTLS") && self.secure {
             return wrong("STARTTLS inside TLS");
         }
         self.keywords.clone_from(&list);
@@ -326,6 +330,7 @@ mod tests {
         assert!(!oracle.shows("SIZE"));
         oracle.sent("EHLO me");
         assert!(oracle.heard(250, vec!["mx.test".into(), "STARTTLS".into()]).is_err(), "TLS stands");
+        smtp(&["C: AUTH PLAIN x", "235 in", "C: EHLO me", "250 mx.test|STARTTLS"]).unwrap();
     }
 
     #[test]
