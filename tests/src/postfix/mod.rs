@@ -1,17 +1,15 @@
 //! A real Postfix beside the Dovecots of a rig: a relay, and submission with Dovecot's passwords.
 //!
-//! Rule: its configuration, queue and log lie in a folder of its own, and all of its processes in a namespace that ends
-//! with it; no instance of the system is touched.
+//! Rule: its configuration, queue and log lie in the rig's folder and go with it, and all of its processes in a namespace
+//! that ends with the test, however that ends; no instance of the system is touched.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::TcpStream,
@@ -21,12 +19,12 @@ use tokio::{
 
 use crate::{dovecot::Pair, process};
 
-/// A Postfix at [`Pair::relay`]. Mail for `example.org` goes on by LMTP.
+/// A Postfix at [`Pair::relay`], to be dropped before the pair. Mail for `example.org` goes on by LMTP.
 #[derive(Debug)]
 pub struct Postfix {
     address: Ipv4Addr,
     process: Option<Child>,
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 /// Where mail goes on to, and who knows the passwords.
@@ -46,8 +44,8 @@ impl Postfix {
 
     /// Starts it in this rig.
     pub async fn start(pair: &Pair, next: Next) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("bascule-postfix-").tempdir()?;
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
+        let folder = pair.path("postfix");
+        std::fs::create_dir(&folder)?;
         let mut this = Self { address: pair.relay, process: None, folder };
         this.lay(pair, next)?;
         this.resume().await?;
@@ -55,7 +53,7 @@ impl Postfix {
     }
 
     fn lay(&self, pair: &Pair, next: Next) -> Result<()> {
-        let folder = self.folder.path();
+        let folder = &self.folder;
         // A relay host in brackets is an address; an address that never answers keeps mail in the queue.
         let outbound = next.outbound.unwrap_or_else(|| (self.address, 1).into());
         let fill = |template: &str| {
@@ -81,12 +79,10 @@ impl Postfix {
         if self.process.is_some() {
             return Ok(());
         }
-        let console = std::fs::File::create(self.folder.path().join("console.log"))?;
-        let etc = self.folder.path().join("etc");
-        let script = format!(
-            "chown postfix {0}/data && exec postfix -c {0}/etc start-fg",
-            self.folder.path().display()
-        );
+        let console = std::fs::File::create(self.folder.join("console.log"))?;
+        let etc = self.folder.join("etc");
+        let script =
+            format!("chown postfix {0}/data && exec postfix -c {0}/etc start-fg", self.folder.display());
         ensure!(
             Path::new("/usr/sbin/postfix").exists(),
             "needs real servers: no Postfix; `tests/run real` installs it"
@@ -138,7 +134,7 @@ impl Postfix {
 
     /// `postqueue -j`: what waits in its queue, as JSON, one line per message.
     pub fn queue_command(&self) -> Vec<String> {
-        let etc = self.folder.path().join("etc").display().to_string();
+        let etc = self.folder.join("etc").display().to_string();
         ["/usr/sbin/postqueue", "-c", &etc, "-j"].map(String::from).into()
     }
 
@@ -153,7 +149,7 @@ impl Postfix {
 
     /// The end of its log.
     pub fn log(&self) -> String {
-        let file = |name: &str| process::tail(&self.folder.path().join(name), 200);
+        let file = |name: &str| process::tail(&self.folder.join(name), 200);
         file("console.log") + &file("mail.log")
     }
 }
@@ -172,8 +168,15 @@ fn end(unshare: &Child) {
 impl Drop for Postfix {
     #[expect(clippy::print_stderr, reason = "a failing test shows what its servers said")]
     fn drop(&mut self) {
-        if let Some(process) = &self.process {
+        if let Some(process) = &mut self.process {
             end(process);
+            // Nobody writes into the folder any more when the rig removes it.
+            for _ in 0..200 {
+                if !matches!(process.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         if std::thread::panicking() {
             eprintln!("--- Postfix\n{}", self.log());
