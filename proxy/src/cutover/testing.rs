@@ -102,6 +102,8 @@ fn cutover() -> Cutover {
         arm_timeout: ms(30_000),
         guard_passes: 2,
         guard_interval: ms(5),
+        prewarm: true,
+        login_rate: 10_000,
         verify_sample: 50,
         unmovable: Unmovable::Abort,
         restore_concurrency: 4,
@@ -433,7 +435,7 @@ async fn obey(world: Arc<World>, entry: Entry, refuses: impl Fn(Order) -> Option
             Order::Prepare => {}
             Order::Flow => standing.spare = None,
             Order::Leave => standing = Standing::default(),
-            Order::Verify => standing.spare = world.topology.target(),
+            Order::Prewarm | Order::Verify => standing.spare = world.topology.target(),
             Order::Attach => {
                 standing = Standing { backend: Some(topology.active), ..Standing::default() };
                 if !entry.handle.word.announce(standing, &world.gate, topology.epoch) {

@@ -19,8 +19,8 @@ enum Command {
     Serve(Serve),
     /// Give one order: `fence NAME off|readonly|refuse|stop`, `leak NAME on|off`, `promote NAME`,
     /// `demote NAME`, `caught-up FROM`, `lag FROM MS`, `pause FROM`, `resume FROM`, `say NAME LINE`,
-    /// `cut NAME`, `address NAME [imap|relay|submission|lmtp]`, `counters NAME`, `queue NAME`, `hold-queue NAME on|off`,
-    /// `die NAME kept|lost`.
+    /// `cut NAME`, `address NAME [imap|relay|submission|lmtp]`, `counters NAME`, `logins NAME`, `queue NAME`,
+    /// `hold-queue NAME on|off`, `die NAME kept|lost`.
     Ctl {
         /// The control socket.
         socket: PathBuf,

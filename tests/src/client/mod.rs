@@ -209,9 +209,14 @@ impl Client {
         self.write(format!("{tag} {line}\r\n").as_bytes()).await
     }
 
-    /// Announces a whole command line that the test sends itself with [`Client::write`].
+    /// Announces a command line that the test sends itself with [`Client::write`]: a whole one, or one that ends in a
+    /// synchronizing literal's marker.
     pub fn announce(&mut self, tag: &str, line: &str) {
-        self.oracle.sent(tag, line, true);
+        let waits = line.ends_with('}');
+        self.oracle.sent(tag, line, !waits);
+        if waits {
+            self.oracle.announced();
+        }
     }
 
     /// Waits for the reply to a command that was started. Replies come in order; ask in that order.

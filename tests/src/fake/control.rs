@@ -15,7 +15,10 @@ use super::{
     Options, Platform, Replication, Store,
     smtp::{Accepted, Door, Queue},
 };
-use crate::bascule::{Fence, Pool, Setup};
+use crate::{
+    bascule::{Fence, Pool, Setup},
+    process,
+};
 
 /// Two platforms and what replicates between them.
 #[derive(Debug)]
@@ -60,18 +63,20 @@ impl Pair {
     ) -> io::Result<Self> {
         let [a, b] = &stores;
         let replications = [Replication::start(a, b, lag), Replication::start(b, a, lag)];
-        let standby = Options { standby: true, ..options.clone() };
-        let platforms =
-            [Platform::start(a.clone(), options).await?, Platform::start(b.clone(), standby).await?];
+        let [first, second] = places(options);
+        let platforms = [
+            Platform::start(a.clone(), first).await?,
+            Platform::start(b.clone(), Options { standby: true, ..second }).await?,
+        ];
         Ok(Self::new(names, platforms, Some(replications)))
     }
 
     /// Two platforms on one store. The second does not listen until its fence is released.
     pub async fn shared(names: [&str; 2], store: Arc<Store>, options: Options) -> io::Result<Self> {
-        let a = Platform::start(store.clone(), options.clone()).await?;
-        let b = Platform::start(store, options).await?;
-        b.fence(super::Fence::Stop).await?;
-        Ok(Self::new(names, [a, b], None))
+        let [first, second] = places(options);
+        let platforms = [Platform::start(store.clone(), first).await?, Platform::start(store, second).await?];
+        platforms[1].fence(super::Fence::Stop).await?;
+        Ok(Self::new(names, platforms, None))
     }
 
     /// One of the two.
@@ -104,6 +109,7 @@ impl Pair {
             "die" if rest == "lost" => platform.die(Queue::Lost).await,
             "fence" => return fence(platform, rest).await,
             "counters" => return Reply::yes(counters(platform)),
+            "logins" => return Reply::yes(platform.logins().to_string()),
             "caught-up" | "lag" | "pause" | "resume" => return self.replicate(verb, name, rest),
             "leak" => platform.leak(rest == "on"),
             "promote" => platform.promote(),
@@ -152,22 +158,36 @@ impl Pair {
     }
 }
 
-/// A proxy in front of a replicated pair whose orders are given by this program (`bascule-fake ctl SOCKET`).
-pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: &[String]) -> Setup {
+/// A proxy in front of a pair whose orders are given by this program (`bascule-fake ctl SOCKET`). `shared`: one
+/// store under both, and fences that stop the service.
+pub fn setup(
+    names: [&str; 2],
+    addresses: [SocketAddr; 2],
+    password: &str,
+    ctl: &[String],
+    shared: bool,
+) -> Setup {
     let order = |words: &str| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
+    let (contract, kind, fence) = if shared {
+        ("storage = \"shared\", standby_login = \"no\"", "stop", "stop")
+    } else {
+        let contract = "storage = \"replicated\", fence_keeps_reads = true, reverse = \"replication\"";
+        (contract, "refuse", "readonly")
+    };
     let pool = |(name, server): (&str, SocketAddr)| Pool {
         name: name.into(),
         server,
         tls: None,
-        contract: "storage = \"replicated\", fence_keeps_reads = true, reverse = \"replication\"",
+        contract,
         password: password.into(),
-        capabilities: Vec::new(),
+        // A pool that is not there cannot be asked.
+        capabilities: if shared { Options::default().capabilities } else { Vec::new() },
         fence: Some(Fence {
-            kind: "refuse",
-            engage: order(&format!("fence {name} readonly")),
+            kind,
+            engage: order(&format!("fence {name} {fence}")),
             release: order(&format!("fence {name} off")),
         }),
-        promote: Some(order(&format!("promote {name}"))),
+        promote: (!shared).then(|| order(&format!("promote {name}"))),
     };
     let check = |from: &str, to: &str| {
         let exec = order(&format!("caught-up {from}"));
@@ -176,12 +196,19 @@ pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: 
              as = [\"barrier\"]\n"
         )
     };
+    let checks = if shared { String::new() } else { check(names[0], names[1]) + &check(names[1], names[0]) };
     Setup {
         pools: names.into_iter().zip(addresses).map(pool).collect(),
-        cutover: "soak = \"100ms\"".into(),
-        tables: check(names[0], names[1]) + &check(names[1], names[0]),
+        cutover: "soak = \"100ms\"\n".into(),
+        tables: checks,
         ..Setup::default()
     }
+}
+
+/// A stopped platform comes back to its port, which nobody may have taken meanwhile.
+fn places(options: Options) -> [Options; 2] {
+    let [first, second, _] = process::addresses();
+    [first, second].map(|address| Options { listen: (address, 10143).into(), ..options.clone() })
 }
 
 /// Gives one order to the process behind `socket`.

@@ -10,6 +10,7 @@
 //! ```
 
 mod accounts;
+pub mod apart;
 mod commands;
 mod connection;
 pub mod control;

@@ -346,6 +346,11 @@ impl Platform {
         self.shared.records.counters()
     }
 
+    /// How many logins have succeeded.
+    pub fn logins(&self) -> usize {
+        self.shared.records.logins()
+    }
+
     /// What arrived on every connection; empty unless asked for in the options.
     pub fn transcripts(&self) -> Vec<Transcript> {
         self.shared.records.transcripts()

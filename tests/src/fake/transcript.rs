@@ -98,6 +98,10 @@ impl Records {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn logins(&self) -> usize {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).logins.values().sum()
+    }
+
     pub(super) fn transcripts(&self) -> Vec<Transcript> {
         let all = self.transcripts.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|t| t.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()

@@ -51,6 +51,8 @@ impl Relay {
         let reading = std::mem::replace(&mut self.reading, Reading::Command);
         let verdict = match reading {
             Reading::Idle if text.eq_ignore_ascii_case(b"DONE") => Verdict::Own(Own::Done),
+            // Its data would be read as commands.
+            Reading::Idle if fragment::literal(text).is_some() => return (n, close(text, LineError::Marker)),
             Reading::Idle => Verdict::Own(Own::NotDone),
             Reading::Discard(tag, _) => {
                 if let Some(literal) = fragment::literal(text) {

@@ -285,7 +285,7 @@ impl Relay {
 
     /// Whether every command has its answer, the client's DONE too.
     pub fn answered(&self) -> bool {
-        self.flight.is_empty() && !matches!(self.server_idle, ServerIdle::Ending { answer: Some(_), .. })
+        self.flight.is_empty() && !self.ends_idle()
     }
 
     /// Writes whose outcome nobody knows once the backend is gone.
