@@ -11,7 +11,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Options, Platform, Replication, Store};
+use super::{
+    Options, Platform, Replication, Store,
+    smtp::{Accepted, Door, Queue},
+};
 use crate::{
     bascule::{Fence, Pool, Setup},
     process,
@@ -52,10 +55,15 @@ impl Pair {
     }
 
     /// Two platforms with stores of their own that replicate both ways. The second is a standby.
-    pub async fn replicated(names: [&str; 2], stores: [Arc<Store>; 2], lag: Duration) -> io::Result<Self> {
+    pub async fn replicated(
+        names: [&str; 2],
+        stores: [Arc<Store>; 2],
+        lag: Duration,
+        options: Options,
+    ) -> io::Result<Self> {
         let [a, b] = &stores;
         let replications = [Replication::start(a, b, lag), Replication::start(b, a, lag)];
-        let [first, second] = places();
+        let [first, second] = places(options);
         let platforms = [
             Platform::start(a.clone(), first).await?,
             Platform::start(b.clone(), Options { standby: true, ..second }).await?,
@@ -64,8 +72,8 @@ impl Pair {
     }
 
     /// Two platforms on one store. The second does not listen until its fence is released.
-    pub async fn shared(names: [&str; 2], store: Arc<Store>) -> io::Result<Self> {
-        let [first, second] = places();
+    pub async fn shared(names: [&str; 2], store: Arc<Store>, options: Options) -> io::Result<Self> {
+        let [first, second] = places(options);
         let platforms = [Platform::start(store.clone(), first).await?, Platform::start(store, second).await?];
         platforms[1].fence(super::Fence::Stop).await?;
         Ok(Self::new(names, platforms, None))
@@ -94,7 +102,11 @@ impl Pair {
             };
         };
         match verb {
-            "address" => return Reply::yes(platform.address().to_string()),
+            "address" => return address(platform, rest),
+            "queue" => return Reply::yes(queue(platform)),
+            "hold-queue" => platform.hold_queue(rest == "on"),
+            "die" if rest == "kept" => platform.die(Queue::Kept).await,
+            "die" if rest == "lost" => platform.die(Queue::Lost).await,
             "fence" => return fence(platform, rest).await,
             "counters" => return Reply::yes(counters(platform)),
             "logins" => return Reply::yes(platform.logins().to_string()),
@@ -194,9 +206,9 @@ pub fn setup(
 }
 
 /// A stopped platform comes back to its port, which nobody may have taken meanwhile.
-fn places() -> [Options; 2] {
+fn places(options: Options) -> [Options; 2] {
     let [first, second, _] = process::addresses();
-    [first, second].map(|address| Options { listen: (address, 10143).into(), ..Options::default() })
+    [first, second].map(|address| Options { listen: (address, 10143).into(), ..options.clone() })
 }
 
 /// Gives one order to the process behind `socket`.
@@ -221,6 +233,30 @@ async fn fence(platform: &Platform, mode: &str) -> Reply {
         Ok(()) => Reply::yes("it holds"),
         Err(error) => Reply::no(error.to_string()),
     }
+}
+
+fn address(platform: &Platform, door: &str) -> Reply {
+    let doors = [Door::Imap].into_iter().chain(Door::MAIL);
+    let named = { doors }.find(|d| d.name() == door || (door.is_empty() && *d == Door::Imap));
+    match named.map(|door| platform.door(door)) {
+        Some(Some(address)) => Reply::yes(address.to_string()),
+        Some(None) => Reply::no("it is not open"),
+        None => Reply { code: 1, text: "a door is imap, relay, submission or lmtp".into() },
+    }
+}
+
+/// One line of JSON for each message, as `postqueue -j` writes them.
+fn queue(platform: &Platform) -> String {
+    let line = |message: Arc<Accepted>| {
+        let recipients: Vec<_> =
+            message.recipients.iter().map(|to| serde_json::json!({ "address": to })).collect();
+        let size = message.body.len();
+        serde_json::json!({
+            "queue_name": "active", "sender": message.from, "message_size": size, "recipients": recipients,
+        })
+        .to_string()
+    };
+    platform.queue().into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn counters(platform: &Platform) -> String {

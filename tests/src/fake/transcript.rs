@@ -16,7 +16,8 @@ pub struct Counters {
     pub accepted: usize,
     /// Logins that succeeded, by user.
     pub logins: BTreeMap<String, usize>,
-    /// Commands that arrived whole, by verb (`UID FETCH` is a verb).
+    /// Commands that arrived whole, by verb (`UID FETCH` is one, and so are `relay MAIL`, `submission AUTH`, `lmtp
+    /// DOT`, which is the end of a message and in LMTP comes once for each recipient).
     pub verbs: BTreeMap<String, usize>,
     /// Bytes that break the protocol.
     pub violations: Vec<String>,
@@ -138,6 +139,11 @@ impl Recorder {
     pub(super) fn login(&mut self, user: &str) {
         self.records.attendance.note(user, true);
         self.user = Some(user.into());
+        self.known_as(user);
+    }
+
+    /// A login that opens no mailbox.
+    pub(super) fn known_as(&self, user: &str) {
         self.records.count(|c| *c.logins.entry(user.into()).or_default() += 1);
         self.note(|t| t.user = Some(user.into()));
     }
