@@ -4,9 +4,9 @@
 
 use std::hint::black_box;
 
-use bascule_protocols::imap::{
-    fragment::{self, Lines},
-    response::Response,
+use bascule_protocols::{
+    imap::{fragment, response::Response},
+    lines::Lines,
 };
 
 use super::{Case, Run, run};
