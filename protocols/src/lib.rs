@@ -3,3 +3,4 @@
 //! Rule: no runtime, no sockets, no clock, no TLS library in here (`tests/run sans-io` proves it).
 
 pub mod imap;
+pub mod smtp;
