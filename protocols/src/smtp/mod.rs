@@ -6,4 +6,5 @@
 pub mod command;
 pub mod data;
 pub mod keywords;
+pub mod relay;
 pub mod reply;

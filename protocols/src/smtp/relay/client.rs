@@ -1,0 +1,313 @@
+//! The client's side: lines, content, and what the proxy refuses by itself.
+//!
+//! Rule: the proxy's idea of a transaction and the backend's are the same, because what would part them is refused
+//! here: a command out of order, a parameter that was not offered, a line that two servers would read differently.
+
+use super::{
+    Awaited, Command, Hello, LINE, Line, Mode, Own, Reading, Relay, Role, Transaction, Verdict, What,
+};
+use crate::smtp::{
+    command::{self, Path, Verb},
+    data::{Chunk, Content, Piece},
+    keywords::Pinned,
+};
+
+/// Lines that are no commands before somebody is taken for another protocol.
+const NONSENSE: u32 = 10;
+/// RFC 5321 §4.5.3.1.8 wants 100 at least.
+const RECIPIENTS: usize = 10_000;
+
+const FIRST_HELLO: &str = "503 5.5.1 Say hello first";
+const NO_MAIL: &str = "503 5.5.1 MAIL first";
+const SYNTAX: &str = "501 5.5.4 Syntax error in the arguments";
+
+impl Relay {
+    /// Takes bytes of the client. Returns how many, and what they are. `pinned` is what EHLO showed.
+    pub fn client<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
+        match &mut self.reading {
+            Reading::Command => self.line(input, pinned),
+            Reading::Asked | Reading::ChunkAsked | Reading::Over => (0, Verdict::NeedMore),
+            Reading::Content(_) | Reading::Refusing(..) => self.content(input),
+            Reading::Chunk { chunk, .. } => {
+                let bytes = chunk.next(input);
+                self.chunk_ends();
+                (bytes.len(), Verdict::Content(bytes))
+            }
+            Reading::RefusingChunk(chunk) => {
+                let n = chunk.next(input).len();
+                if chunk.is_over() {
+                    self.reading = Reading::Command;
+                }
+                (n, Verdict::NeedMore)
+            }
+        }
+    }
+
+    fn content<'a>(&mut self, input: &'a [u8]) -> (usize, Verdict<'a>) {
+        let refusing = matches!(self.reading, Reading::Refusing(..));
+        let (Reading::Content(content) | Reading::Refusing(content, _)) = &mut self.reading else {
+            return (0, Verdict::NeedMore);
+        };
+        match content.next(input) {
+            (n, Piece::Content(_)) if refusing => (n, Verdict::NeedMore),
+            (n, Piece::Content(bytes)) => (n, Verdict::Content(bytes)),
+            (n, Piece::Refused) => {
+                self.refuse_content(b"550 5.6.11 Bare CR or LF in the message\r\n");
+                (n, Verdict::NeedMore)
+            }
+            (n, Piece::End) => match std::mem::replace(&mut self.reading, Reading::Over) {
+                Reading::Refusing(_, reply) => (n, Verdict::Own(Own::Refuse(reply))),
+                _ => (n, Verdict::End),
+            },
+        }
+    }
+
+    /// The content that comes is read to its end, goes nowhere, and is answered so.
+    pub fn refuse_content(&mut self, reply: &[u8]) {
+        self.reading = match std::mem::replace(&mut self.reading, Reading::Command) {
+            Reading::Content(content) => Reading::Refusing(content, reply.to_vec()),
+            other => other,
+        };
+    }
+
+    fn line<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
+        let (n, line) = self.lines.next(input, LINE);
+        let line = match line {
+            Ok(None) => return (n, Verdict::NeedMore),
+            Ok(Some(line)) => line.to_vec(),
+            Err(_) => return (n, close("500 5.5.6 Line too long")),
+        };
+        let Ok(text) = command::text(&line) else {
+            return (n, close("500 5.5.2 Bare CR, LF or NUL in a command"));
+        };
+        (n, self.command(text, &line, pinned))
+    }
+
+    fn command(&mut self, text: &[u8], line: &[u8], pinned: &Pinned) -> Verdict<'static> {
+        let command = command::command(text);
+        match command.verb {
+            Verb::Helo | Verb::Ehlo | Verb::Lhlo => self.on_hello(command),
+            Verb::Mail => self.on_mail(command.arguments, line, pinned),
+            Verb::Rcpt => self.on_rcpt(command.arguments, line, pinned),
+            Verb::Data => self.on_data(command.arguments),
+            Verb::Bdat => self.on_chunk(command.arguments, pinned),
+            Verb::Rset if self.transaction.is_some() => Verdict::Command(Command::Reset),
+            Verb::Rset => say("250 2.0.0 Ok"),
+            Verb::Noop => say("250 2.0.0 Ok"),
+            Verb::Quit => Verdict::Own(Own::Quit),
+            Verb::Starttls => self.on_starttls(command.arguments),
+            Verb::Auth => self.on_auth(command.arguments),
+            Verb::Vrfy => say("252 2.5.1 Send some mail, and see"),
+            Verb::Help => say("214 2.0.0 RFC 5321"),
+            Verb::Expn => say("502 5.5.1 Not available"),
+            Verb::Other => self.unknown(),
+        }
+    }
+
+    fn unknown(&mut self) -> Verdict<'static> {
+        self.nonsense += 1;
+        if self.nonsense >= NONSENSE {
+            return close("421 4.7.0 Too many errors");
+        }
+        say("500 5.5.2 Unknown command")
+    }
+
+    fn on_hello(&self, command: command::Command<'_>) -> Verdict<'static> {
+        let right = (self.role == Role::Lmtp) == (command.verb == Verb::Lhlo);
+        match () {
+            () if !right && self.role == Role::Lmtp => say("500 5.5.1 This is LMTP: say LHLO"),
+            () if !right => say("500 5.5.1 This is SMTP: say EHLO"),
+            () if command.arguments.is_empty() || command.arguments.contains(&b' ') => say(SYNTAX),
+            () => Verdict::Own(Own::Hello(Hello {
+                extended: command.verb != Verb::Helo,
+                name: command.arguments.into(),
+            })),
+        }
+    }
+
+    fn on_starttls(&self, arguments: &[u8]) -> Verdict<'static> {
+        match () {
+            () if !self.offers_starttls() => say("502 5.5.1 Not available"),
+            () if !arguments.is_empty() => say(SYNTAX),
+            () => Verdict::Own(Own::Starttls),
+        }
+    }
+
+    fn on_auth(&self, arguments: &[u8]) -> Verdict<'static> {
+        match () {
+            () if self.hello.is_none() => say(FIRST_HELLO),
+            () if self.authenticated => say("503 5.5.1 Already logged in"),
+            () if self.transaction.is_some() => say("503 5.5.1 Not in a transaction"),
+            () if self.may_authenticate() => Verdict::Own(Own::Auth(arguments.into())),
+            () if self.role == Role::Submission => say("530 5.7.0 Begin TLS first"),
+            () => say("502 5.5.1 Not available"),
+        }
+    }
+
+    fn on_mail(&mut self, arguments: &[u8], line: &[u8], pinned: &Pinned) -> Verdict<'static> {
+        let Ok(path) = Path::read(arguments, b"FROM:") else { return say(SYNTAX) };
+        // A poisoned transaction whose end was told is over for its client.
+        if self.is_poisoned() {
+            self.transaction = None;
+        }
+        let too_large = path.size().zip(pinned.size()).is_some_and(|(size, limit)| size > limit);
+        match () {
+            () if self.hello.is_none() => say(FIRST_HELLO),
+            () if self.role == Role::Submission && !self.secure => say("530 5.7.0 Begin TLS first"),
+            () if self.role == Role::Submission && !self.authenticated => say("530 5.7.1 Log in first"),
+            () if self.transaction.is_some() => say("503 5.5.1 A message is under way"),
+            () if !allowed(&path, pinned) => say("555 5.5.4 A parameter that was not offered"),
+            () if too_large => say("552 5.3.4 Larger than the largest message"),
+            () => Verdict::Command(Command::Mail(line.into())),
+        }
+    }
+
+    fn on_rcpt(&self, arguments: &[u8], line: &[u8], pinned: &Pinned) -> Verdict<'static> {
+        let Ok(path) = Path::read(arguments, b"TO:") else { return say(SYNTAX) };
+        let Some(transaction) = &self.transaction else { return say(NO_MAIL) };
+        match () {
+            () if transaction.poisoned => Verdict::Own(Own::Say(super::POISONED.to_vec())),
+            () if path.address.is_empty() => say("501 5.1.3 A recipient without an address"),
+            () if transaction.mode != Mode::None => say("503 5.5.1 The content has begun"),
+            () if transaction.rcpts.len() >= RECIPIENTS => say("452 4.5.3 Too many recipients"),
+            () if !allowed(&path, pinned) => say("555 5.5.4 A parameter that was not offered"),
+            () => Verdict::Command(Command::Rcpt(line.into())),
+        }
+    }
+
+    fn on_data(&mut self, arguments: &[u8]) -> Verdict<'static> {
+        match &self.transaction {
+            None => say(NO_MAIL),
+            Some(_) if !arguments.is_empty() => say(SYNTAX),
+            Some(transaction) if transaction.mode != Mode::None => say("503 5.5.1 BDAT was said before"),
+            Some(transaction) if transaction.poisoned => {
+                self.transaction = None;
+                Verdict::Own(Own::Say(super::POISONED.to_vec()))
+            }
+            Some(transaction) if transaction.rcpts.is_empty() => say("503 5.5.1 RCPT first"),
+            Some(_) => Verdict::Command(Command::Data),
+        }
+    }
+
+    fn on_chunk(&mut self, arguments: &[u8], pinned: &Pinned) -> Verdict<'static> {
+        // Without its size nobody knows where the next command begins.
+        let Ok((size, last)) = command::chunk(arguments) else {
+            return close("501 5.5.4 BDAT needs a size");
+        };
+        let refusal = match &self.transaction {
+            _ if !pinned.has("CHUNKING") => Some(&b"502 5.5.1 Not available\r\n"[..]),
+            None => Some(&b"503 5.5.1 MAIL first\r\n"[..]),
+            Some(transaction) if transaction.poisoned => Some(super::POISONED),
+            Some(transaction) if transaction.rcpts.is_empty() => Some(&b"503 5.5.1 RCPT first\r\n"[..]),
+            Some(_) => None,
+        };
+        match refusal {
+            Some(reply) => {
+                if size > 0 {
+                    self.reading = Reading::RefusingChunk(Chunk::new(size));
+                }
+                Verdict::Own(Own::Say(reply.to_vec()))
+            }
+            None => Verdict::Command(Command::Chunk { size, last }),
+        }
+    }
+
+    /// What a command is on the wire; empty for a last chunk without bytes, of which only the commit is left.
+    pub fn wire(command: &Command) -> Vec<u8> {
+        match command {
+            Command::Mail(line) | Command::Rcpt(line) => line.to_vec(),
+            Command::Data => b"DATA\r\n".to_vec(),
+            Command::Chunk { size: 0, last: true } => Vec::new(),
+            Command::Chunk { size, .. } => format!("BDAT {size}\r\n").into_bytes(),
+            Command::Reset => b"RSET\r\n".to_vec(),
+        }
+    }
+
+    /// `command` goes to the backend from now on.
+    pub fn commit(&mut self, command: Command) {
+        let line = |bytes| Line { bytes, given: None };
+        let what = match command {
+            Command::Mail(bytes) => {
+                self.transaction = Some(Transaction {
+                    mail: line(bytes),
+                    rcpts: Vec::new(),
+                    mode: Mode::None,
+                    poisoned: false,
+                    committed: false,
+                    answered: 0,
+                });
+                What::Mail
+            }
+            Command::Rcpt(bytes) => {
+                let Some(transaction) = &mut self.transaction else { return };
+                transaction.rcpts.push(line(bytes));
+                What::Rcpt(transaction.rcpts.len() - 1)
+            }
+            Command::Data => {
+                self.reading = Reading::Asked;
+                What::Data
+            }
+            Command::Chunk { size, last } => {
+                let Some(transaction) = &mut self.transaction else { return };
+                let before = if let Mode::Chunks(before) = transaction.mode { before } else { 0 };
+                transaction.mode = Mode::Chunks(before.saturating_add(size));
+                self.reading = Reading::Chunk { chunk: Chunk::new(size), last };
+                self.chunk_ends();
+                if size == 0 && last {
+                    return;
+                }
+                What::Chunk { last }
+            }
+            Command::Reset => {
+                self.transaction = None;
+                What::Reset
+            }
+        };
+        self.flight.push_back(Awaited { what, given: None });
+    }
+
+    fn chunk_ends(&mut self) {
+        if let Reading::Chunk { chunk, last } = &self.reading
+            && chunk.is_over()
+        {
+            self.reading = if *last { Reading::Over } else { Reading::ChunkAsked };
+        }
+    }
+
+    /// The client said hello: whatever message was under way is forgotten. True: the backend must be told RSET.
+    pub fn greet(&mut self, hello: Hello) -> bool {
+        self.hello = Some(hello);
+        let told = self.transaction.take().is_some();
+        if told {
+            self.flight
+                .push_back(Awaited { what: What::Reset, given: Some(crate::smtp::reply::Class::Done) });
+        }
+        told
+    }
+
+    /// The end of a message was answered by the proxy: the next command is read.
+    pub fn over(&mut self) {
+        self.transaction = None;
+        self.reading = Reading::Command;
+    }
+
+    /// 354 was told: content is read.
+    pub(super) fn begin_content(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.mode = Mode::Data;
+        }
+        self.reading = Reading::Content(Content::new(self.bare));
+    }
+}
+
+fn allowed(path: &Path<'_>, pinned: &Pinned) -> bool {
+    path.parameters().all(|(key, _)| pinned.allows(key))
+}
+
+fn say(text: &str) -> Verdict<'static> {
+    Verdict::Own(Own::Say(format!("{text}\r\n").into_bytes()))
+}
+
+fn close(text: &str) -> Verdict<'static> {
+    Verdict::Own(Own::Close(format!("{text}\r\n").into_bytes()))
+}
