@@ -55,19 +55,22 @@ impl Relay {
                 self.refuse_content(b"550 5.6.11 Bare CR or LF in the message\r\n");
                 (n, Verdict::NeedMore)
             }
-            (n, Piece::End) => match std::mem::replace(&mut self.reading, Reading::Over) {
-                Reading::Refusing(_, reply) => (n, Verdict::Own(Own::Refuse(reply))),
-                _ => (n, Verdict::End),
-            },
+            (n, Piece::End) => {
+                let read = std::mem::replace(&mut self.reading, Reading::Over);
+                let Reading::Refusing(_, reply) = read else { return (n, Verdict::End) };
+                (n, Verdict::Own(Own::Refuse(reply)))
+            }
         }
     }
 
     /// The content that comes is read to its end, goes nowhere, and is answered so.
     pub fn refuse_content(&mut self, reply: &[u8]) {
-        self.reading = match std::mem::replace(&mut self.reading, Reading::Command) {
-            Reading::Content(content) => Reading::Refusing(content, reply.to_vec()),
-            other => other,
-        };
+        if !matches!(self.reading, Reading::Content(_)) {
+            return;
+        }
+        if let Reading::Content(content) = std::mem::replace(&mut self.reading, Reading::Command) {
+            self.reading = Reading::Refusing(content, reply.to_vec());
+        }
     }
 
     fn line<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {

@@ -93,10 +93,9 @@ impl Relay {
             // After a failed BDAT the backend's state is undefined (RFC 3030 §2): the message is over.
             (None, _, _) => {
                 self.transaction = None;
-                self.reading = match std::mem::replace(&mut self.reading, Reading::Command) {
-                    Reading::Chunk { chunk, .. } => Reading::RefusingChunk(chunk),
-                    _ => Reading::Command,
-                };
+                if let Reading::Chunk { chunk, .. } = std::mem::replace(&mut self.reading, Reading::Command) {
+                    self.reading = Reading::RefusingChunk(chunk);
+                }
                 self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
                 Outcome { client: Told::Reply, then: Then::Ended }
             }
