@@ -32,12 +32,23 @@ use crate::{
 /// What a proxy is set up with.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// Its binary; `None`: `BASCULE_BIN`, or built on first use beside the running test.
+    pub program: Option<PathBuf>,
+    /// Threads of its data plane.
+    pub threads: u16,
     /// `[pool.NAME]`, two of them as a rule.
     pub pools: Vec<Pool>,
     /// The lines of `[cutover]`.
     pub cutover: String,
     /// Further tables: checks, limits.
     pub tables: String,
+}
+
+impl Default for Setup {
+    /// Nothing but two threads: what moves between them is to be seen.
+    fn default() -> Self {
+        Self { program: None, threads: 2, pools: Vec::new(), cutover: String::new(), tables: String::new() }
+    }
 }
 
 /// One `[pool.NAME]`.
@@ -79,6 +90,7 @@ pub struct Bascule {
     /// Issued the certificate that clients see, for [`Bascule::HOST`].
     pub authority: Authority,
     address: Ipv4Addr,
+    program: Option<PathBuf>,
     process: Option<Child>,
     logs: Option<&'static str>,
     folder: TempDir,
@@ -114,7 +126,8 @@ impl Bascule {
         let authority = Authority::new();
         authority.issue(&[Self::HOST]).write(folder.path(), "server")?;
         let [_, _, address] = process::addresses();
-        let proxy = Self { authority, address, process: None, logs: None, folder };
+        let program = setup.program.clone();
+        let proxy = Self { authority, address, program, process: None, logs: None, folder };
         proxy.configure(setup)?;
         Ok(proxy)
     }
@@ -132,12 +145,13 @@ impl Bascule {
     fn config(&self, setup: &Setup) -> String {
         let (address, state) = (self.address, self.state_dir());
         let mut text = format!(
-            "[server]\nhostname = {host:?}\nstate_dir = {state:?}\nobserve = \"{address}:9464\"\nthreads = 2\n\
+            "[server]\nhostname = {host:?}\nstate_dir = {state:?}\nobserve = \"{address}:9464\"\nthreads = {threads}\n\
              [tls.certificate.default]\ncert = \"server.crt\"\nkey = \"server.key\"\n\
              [listener.imaps]\nprotocol = \"imap\"\nbind = [\"{address}:10993\"]\ntls = \"implicit\"\n\
              [listener.imap]\nprotocol = \"imap\"\nbind = [\"{address}:10143\"]\ntls = \"starttls\"\n\
              [listener.clear]\nprotocol = \"imap\"\nbind = [\"{address}:10144\"]\ntls = \"none\"\n",
             host = Self::HOST,
+            threads = setup.threads,
         );
         for pool in &setup.pools {
             let _ = write!(text, "{pool}"); // a String takes everything
@@ -166,7 +180,7 @@ impl Bascule {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let mut command = process::tied("env");
         // A file size limit that a test sets is to be an error, not a death.
-        command.arg("--ignore-signal=XFSZ").arg(binary().await?);
+        command.arg("--ignore-signal=XFSZ").arg(self.binary().await?);
         command.arg("--config").arg(self.path("bascule.toml")).arg("serve");
         if let Some(filter) = self.logs {
             command.env("BASCULE_LOG", filter);
@@ -223,9 +237,16 @@ impl Bascule {
         self.folder.path().join(name)
     }
 
+    async fn binary(&self) -> Result<&Path> {
+        match &self.program {
+            Some(path) => Ok(path),
+            None => binary().await,
+        }
+    }
+
     /// Runs a command with `--json`.
     pub async fn run(&self, arguments: &[&str]) -> Result<Ran> {
-        let mut command = process::tied(binary().await?);
+        let mut command = process::tied(self.binary().await?);
         command.arg("--json").arg("--config").arg(self.path("bascule.toml")).args(arguments);
         let output = command.stdin(Stdio::null()).output().await?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -238,7 +259,7 @@ impl Bascule {
 
     /// The command line of this proxy, for a person.
     pub async fn command_line(&self) -> Result<String> {
-        let (program, config) = (binary().await?, self.path("bascule.toml"));
+        let (program, config) = (self.binary().await?, self.path("bascule.toml"));
         Ok(format!("{} --config {}", program.display(), config.display()))
     }
 

@@ -9,7 +9,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
 
 /// A command that the kernel kills when the thread that started it ends, in whatever way.
 ///
@@ -18,6 +21,27 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
     command
+}
+
+/// Resolves at the end of standard input, for servers that must not outlive who started them. A thread of its
+/// own reads it: the runtime could not end otherwise.
+pub async fn input_ends() {
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    // The only news that there can be is the sender's end.
+    let _ = end.await;
+}
+
+/// Waits for Ctrl-C or SIGTERM: the exit code that a shell would give.
+pub async fn told_to_end() -> u8 {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminated.recv() => 143,
+    }
 }
 
 /// Three loopback addresses that nobody else uses, so that servers can have fixed ports: 10143 and the like.

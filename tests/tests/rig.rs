@@ -311,5 +311,5 @@ fn setup(pair: &Pair, desk: &Path) -> Setup {
     let tables = check("may_begin", "old", "new", hook("guard"), "guard")
         + &check("there", "old", "new", hook("caught-up old"), "barrier")
         + &check("back", "new", "old", hook("caught-up new"), "barrier");
-    Setup { pools: vec![pool("old"), pool("new")], cutover: LONG.into(), tables }
+    Setup { pools: vec![pool("old"), pool("new")], cutover: LONG.into(), tables, ..Setup::default() }
 }

@@ -14,9 +14,8 @@ mod platforms;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use bascule_tests::bascule::Bascule;
+use bascule_tests::{bascule::Bascule, process};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     audience::Audience,
@@ -53,16 +52,7 @@ async fn main() -> ExitCode {
             println!("{error:#}");
             ExitCode::FAILURE
         }, |well| if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        code = told_to_end() => ExitCode::from(code),
-    }
-}
-
-/// The exit code that a shell would give for the signal.
-async fn told_to_end() -> u8 {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => 130,
-        _ = terminated.recv() => 143,
+        code = process::told_to_end() => ExitCode::from(code),
     }
 }
 

@@ -5,7 +5,10 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use bascule_tests::fake::{Store, control};
+use bascule_tests::{
+    fake::{Store, control},
+    process,
+};
 use clap::Parser;
 use tokio::net::UnixListener;
 
@@ -85,20 +88,9 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     }
     tokio::select! {
         served = Arc::new(pair).serve(socket) => served?,
-        () = input_ends() => {}
+        () = process::input_ends() => {}
     }
     Ok(())
-}
-
-/// Resolves at the end of standard input. A thread of its own reads it: the runtime could not end otherwise.
-async fn input_ends() {
-    let (ended, end) = tokio::sync::oneshot::channel::<()>();
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        drop(ended);
-    });
-    // The only news that there can be is the sender's end.
-    let _ = end.await;
 }
 
 /// The same on every store that is to be a replica: same messages, same UIDs.

@@ -77,7 +77,7 @@ impl Pair {
             vec![self.pool(&self.old, fence, Vec::new()), self.pool(&self.new, Action::Stop, capabilities)];
         // Starting and stopping a service is slower than the defaults allow for.
         let cutover = "max_hold = \"15s\"\nfence = \"3s\"\nguard_interval = \"50ms\"\nsoak = \"100ms\"";
-        Setup { pools, cutover: cutover.to_owned(), tables: String::new() }
+        Setup { pools, cutover: cutover.to_owned(), ..Setup::default() }
     }
 
     fn pool(&self, server: &Dovecot, fence: Action, capabilities: Vec<String>) -> Pool {

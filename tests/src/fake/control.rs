@@ -170,6 +170,7 @@ pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: 
         pools: names.into_iter().zip(addresses).map(pool).collect(),
         cutover: "soak = \"100ms\"".into(),
         tables: check(names[0], names[1]) + &check(names[1], names[0]),
+        ..Setup::default()
     }
 }
 

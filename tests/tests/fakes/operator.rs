@@ -23,7 +23,7 @@ async fn a_platform_that_decides_itself_is_refused_by_check_config() {
         fence: None,
         promote: None,
     };
-    let platform = Setup { pools: vec![pool.clone()], cutover: String::new(), tables: String::new() };
+    let platform = Setup { pools: vec![pool.clone()], ..Setup::default() };
     let proxy = Bascule::lay(&platform).unwrap();
     let checked = proxy.run(&["check-config"]).await.unwrap();
     assert_eq!(checked.code, 2, "{checked:?}");

@@ -304,6 +304,7 @@ impl Plan {
                 "{checks}[limits]\nlogin_ceiling = \"90s\"\ncommand_ceiling = \"90s\"\nkeepalive = \"60s\"\n{}",
                 self.limits
             ),
+            ..Setup::default()
         }
     }
 }

@@ -1,0 +1,144 @@
+//! The load of the measurements: IMAP clients that cost little, in a process of their own.
+//!
+//! Rule: what is counted was answered in full and rightly; the first wrong answer ends the run.
+//!
+//! It talks with who started it by lines: it says what it has (JSON), and goes on when a line arrives. So the
+//! caller can read the clocks of the measured process while nothing happens.
+
+mod closed;
+mod edges;
+mod hold;
+mod paced;
+mod wire;
+
+use std::{
+    io::{BufRead as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use self::wire::Target;
+
+/// IMAP clients for measurements, on one thread.
+///
+/// Says `{"ready":…}` when the connections stand, waits for a line on standard input, and says what came of it.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The server
+    #[arg(long)]
+    to: SocketAddr,
+    /// TLS from the start, with this authority (PEM): TLS 1.3, X25519, AES-128-GCM, no resumption
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Debug, Subcommand)]
+enum Work {
+    /// NOOP after NOOP on every connection
+    Noop(Closed),
+    /// The same message again and again on every connection
+    Fetch {
+        #[command(flatten)]
+        closed: Closed,
+        /// Its length
+        #[arg(long)]
+        kilobytes: u32,
+    },
+    /// Handshake, login, logout, again and again
+    Login(Closed),
+    /// NOOPs at constant intervals; latency counts from the moment at which one should have been sent
+    Paced {
+        #[command(flatten)]
+        closed: Closed,
+        /// NOOPs per second on all connections together
+        #[arg(long)]
+        rate: u32,
+    },
+    /// Sessions in IDLE
+    Idle {
+        /// So many, then so many, …; a line on standard input leads to the next
+        #[arg(long, value_delimiter = ',')]
+        steps: Vec<usize>,
+    },
+    /// Connections that misbehave
+    Edge {
+        /// How
+        #[arg(long)]
+        habit: edges::Habit,
+        /// So many of them
+        #[arg(long)]
+        connections: usize,
+    },
+}
+
+/// A closed loop: the next begins when the last has ended.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Closed {
+    /// At once
+    #[arg(long)]
+    connections: usize,
+    /// For so long
+    #[arg(long, value_parser = seconds)]
+    seconds: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "not a number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let target = Target::new(args.to, args.ca.as_deref())?;
+    let caller = Caller::new();
+    match args.work {
+        Work::Noop(closed) => closed::noop(&target, closed, caller).await,
+        Work::Fetch { closed, kilobytes } => closed::fetch(&target, closed, kilobytes, caller).await,
+        Work::Login(closed) => closed::login(&target, closed, caller).await,
+        Work::Paced { closed, rate } => paced::run(&target, closed, rate, caller).await,
+        Work::Idle { steps } => hold::idle(&target, &steps, caller).await,
+        Work::Edge { habit, connections } => edges::run(&target, habit, connections, caller).await,
+    }
+}
+
+/// Who started us.
+#[derive(Debug)]
+struct Caller(mpsc::UnboundedReceiver<()>);
+
+impl Caller {
+    fn new() -> Self {
+        let (line, lines) = mpsc::unbounded_channel();
+        // A thread of its own, because the runtime could not end while it waits for input.
+        std::thread::spawn(move || {
+            for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+                if line.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(lines)
+    }
+
+    /// Says something and waits for the word to go on.
+    async fn told(&mut self, news: &impl Serialize) -> Result<()> {
+        Self::tell(news)?;
+        self.0.recv().await.context("whoever started this is gone")
+    }
+
+    fn tell(news: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(news)?;
+        line.push(b'\n');
+        let mut out = std::io::stdout().lock();
+        out.write_all(&line)?;
+        Ok(out.flush()?)
+    }
+}

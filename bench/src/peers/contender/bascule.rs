@@ -1,0 +1,42 @@
+//! bascule as a contender.
+//!
+//! Rule: set up as an operator would, with one thread for sessions; its other threads count as well.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use bascule_tests::bascule::{Bascule, Pool, Setup};
+
+use crate::{backend::Backend, leg::Leg};
+
+/// As many sessions as the descriptors allow, and time enough for those that misbehave to be looked at.
+const LIMITS: &str = "[limits]\nconnections = 9900\nhandshake = \"10m\"\nlogin = \"10m\"\n";
+
+pub(super) async fn start(program: &Path, leg: Leg, backend: &Backend) -> Result<Bascule> {
+    let mut proxy = Bascule::lay(&setup(program, leg, backend))?;
+    std::fs::copy(&backend.cert, proxy.path("server.crt"))?;
+    std::fs::copy(&backend.key, proxy.path("server.key"))?;
+    let init = proxy.run(&["init", "--active", "pool"]).await?;
+    ensure!(init.code == 0, "init: {init:?}");
+    proxy.serve().await?;
+    Ok(proxy)
+}
+
+fn setup(program: &Path, leg: Leg, backend: &Backend) -> Setup {
+    Setup {
+        program: Some(program.to_owned()),
+        threads: 1,
+        pools: vec![Pool {
+            name: "pool".into(),
+            server: backend.behind(leg),
+            tls: (leg == Leg::TlsTls).then(|| (backend.ca.clone(), Bascule::HOST.to_owned())),
+            contract: "storage = \"replicated\"",
+            password: "secret".into(),
+            capabilities: Vec::new(),
+            fence: None,
+            promote: None,
+        }],
+        tables: LIMITS.into(),
+        ..Setup::default()
+    }
+}

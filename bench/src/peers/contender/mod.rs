@@ -1,0 +1,118 @@
+//! The proxies, each with one worker in front of the same backend, with the same certificate.
+//!
+//! Rule: everything that differs between them is below here; who measures knows doors and processes only.
+
+mod bascule;
+mod peer;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bascule_tests::bascule::Bascule;
+
+use self::peer::Peer;
+use crate::{backend::Backend, clocks::Processes, leg::Leg, load::Door};
+
+/// One of those that are compared.
+#[derive(Debug, Clone)]
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+}
+
+/// What it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// This build of bascule.
+    Bascule(PathBuf),
+    /// HAProxy in tcp mode.
+    Haproxy,
+    /// nginx's mail module.
+    Nginx,
+}
+
+/// A proxy that runs.
+#[derive(Debug)]
+pub(crate) struct Running<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) door: Door<'a>,
+    proxy: Proxy,
+}
+
+#[derive(Debug)]
+enum Proxy {
+    Bascule(Box<Bascule>),
+    Peer(Box<Peer>),
+}
+
+impl Contender {
+    /// Whether it is compared with, and not what is compared.
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self.kind, Kind::Haproxy | Kind::Nginx)
+    }
+
+    /// Why it cannot serve this leg.
+    pub(crate) fn refuses(&self, leg: Leg) -> Option<&'static str> {
+        match (&self.kind, leg) {
+            (Kind::Bascule(_), Leg::PlainPlain) => Some("allows no login in clear text"),
+            (Kind::Nginx, Leg::TlsTls) => Some("cannot speak TLS to a mail backend"),
+            (Kind::Haproxy, _) | (Kind::Bascule(_) | Kind::Nginx, _) => None,
+        }
+    }
+
+    /// What it calls itself.
+    pub(crate) async fn version(&self) -> Result<String> {
+        let program: &Path = match &self.kind {
+            Kind::Bascule(program) => program,
+            Kind::Haproxy => Path::new(peer::HAPROXY),
+            Kind::Nginx => Path::new(peer::NGINX),
+        };
+        peer::version(program).await
+    }
+
+    /// Starts it; it serves when this returns.
+    pub(crate) async fn start<'a>(&'a self, leg: Leg, backend: &'a Backend) -> Result<Running<'a>> {
+        let (address, proxy) = match &self.kind {
+            Kind::Bascule(program) => {
+                let proxy = bascule::start(program, leg, backend).await?;
+                (proxy.imaps(), Proxy::Bascule(Box::new(proxy)))
+            }
+            Kind::Haproxy => {
+                let proxy = Peer::haproxy(leg, backend).await?;
+                (proxy.address, Proxy::Peer(Box::new(proxy)))
+            }
+            Kind::Nginx => {
+                let proxy = Peer::nginx(leg, backend).await?;
+                (proxy.address, Proxy::Peer(Box::new(proxy)))
+            }
+        };
+        Ok(Running { name: &self.name, door: backend.door(leg, address), proxy })
+    }
+}
+
+impl Running<'_> {
+    /// Its processes as they are now.
+    pub(crate) fn processes(&self) -> Result<Processes> {
+        let id = match &self.proxy {
+            Proxy::Bascule(proxy) => proxy.id(),
+            Proxy::Peer(proxy) => proxy.id(),
+        };
+        Processes::of(id.with_context(|| format!("{} has ended", self.name))?)
+    }
+
+    /// Ends it and waits for its end.
+    pub(crate) async fn stop(self) -> Result<()> {
+        match self.proxy {
+            Proxy::Bascule(mut proxy) => proxy.kill().await,
+            Proxy::Peer(proxy) => proxy.stop().await,
+        }
+    }
+
+    /// The end of its log.
+    pub(crate) fn log(&self) -> String {
+        match &self.proxy {
+            Proxy::Bascule(proxy) => proxy.log(),
+            Proxy::Peer(proxy) => proxy.log(),
+        }
+    }
+}
