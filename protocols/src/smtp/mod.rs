@@ -3,6 +3,7 @@
 //!
 //! Rule: a reply belongs to the oldest command that has none; what cannot be counted is not forwarded.
 
+pub mod auth;
 pub mod command;
 pub mod data;
 pub mod keywords;

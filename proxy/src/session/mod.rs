@@ -2,9 +2,11 @@
 //!
 //! Rule: a session sees the gate, the registry and the topology, never the cutover.
 
+pub mod door;
 pub mod holds;
 pub mod imap;
 pub mod registry;
+pub mod smtp;
 
 use std::sync::Arc;
 

@@ -14,6 +14,8 @@ use crate::smtp::{
 
 /// Lines that are no commands before somebody is taken for another protocol.
 const NONSENSE: u32 = 10;
+/// A line of a login may be longer than any command (RFC 4954 §4).
+const SASL_LINE: usize = 12_288;
 /// RFC 5321 §4.5.3.1.8 wants 100 at least.
 const RECIPIENTS: usize = 10_000;
 
@@ -25,7 +27,7 @@ impl Relay {
     /// Takes bytes of the client. Returns how many, and what they are. `pinned` is what EHLO showed.
     pub fn client<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
         match &mut self.reading {
-            Reading::Command => self.line(input, pinned),
+            Reading::Command | Reading::Answer => self.line(input, pinned),
             Reading::Asked | Reading::ChunkAsked | Reading::Over => (0, Verdict::NeedMore),
             Reading::Content(_) | Reading::Refusing(..) => self.content(input),
             Reading::Chunk { chunk, .. } => {
@@ -74,7 +76,8 @@ impl Relay {
     }
 
     fn line<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
-        let (n, line) = self.lines.next(input, LINE);
+        let limit = if matches!(self.reading, Reading::Answer) { SASL_LINE } else { LINE };
+        let (n, line) = self.lines.next(input, limit);
         let line = match line {
             Ok(None) => return (n, Verdict::NeedMore),
             Ok(Some(line)) => line.to_vec(),
@@ -83,6 +86,10 @@ impl Relay {
         let Ok(text) = command::text(&line) else {
             return (n, close("500 5.5.2 Bare CR, LF or NUL in a command"));
         };
+        if matches!(self.reading, Reading::Answer) {
+            self.reading = Reading::Command;
+            return (n, Verdict::Answer(text.to_vec()));
+        }
         (n, self.command(text, &line, pinned))
     }
 

@@ -95,6 +95,8 @@ pub enum Verdict<'a> {
     Content(&'a [u8]),
     /// The content is whole: the commit point. The driver calls [`Relay::end`] when the gate lets it.
     End,
+    /// A line of the client's login, without its line end; see [`Relay::ask`].
+    Answer(Vec<u8>),
     /// The proxy's to answer.
     Own(Own),
 }
@@ -209,6 +211,8 @@ struct Transaction {
 #[derive(Debug)]
 enum Reading {
     Command,
+    /// The client was asked for a line of its login.
+    Answer,
     /// DATA was sent and is not answered.
     Asked,
     Content(Content),
@@ -278,6 +282,11 @@ impl Relay {
         *self = Self::new(self.role, self.bare, true, false);
     }
 
+    /// The client was told 334: the next line is its answer.
+    pub fn ask(&mut self) {
+        self.reading = Reading::Answer;
+    }
+
     /// The login was accepted.
     pub fn now_authenticated(&mut self) {
         self.authenticated = true;
@@ -298,6 +307,7 @@ impl Relay {
         match self.reading {
             Reading::Asked | Reading::ChunkAsked | Reading::Over => false,
             Reading::Command
+            | Reading::Answer
             | Reading::Content(_)
             | Reading::Refusing(..)
             | Reading::Chunk { .. }

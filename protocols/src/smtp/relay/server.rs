@@ -230,7 +230,7 @@ impl Relay {
         match std::mem::replace(&mut self.reading, Reading::Command) {
             // The client waits for this very answer.
             Reading::Asked | Reading::Over => self.transaction = None,
-            Reading::ChunkAsked | Reading::Command => {}
+            Reading::ChunkAsked | Reading::Command | Reading::Answer => {}
             Reading::Content(content) => self.reading = Reading::Refusing(content, POISONED.to_vec()),
             Reading::Chunk { chunk, .. } => self.reading = Reading::RefusingChunk(chunk),
             other @ (Reading::Refusing(..) | Reading::RefusingChunk(_)) => self.reading = other,

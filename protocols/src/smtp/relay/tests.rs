@@ -57,6 +57,7 @@ impl Driver {
                         self.backend.extend_from_slice(bytes);
                     }
                 }
+                Verdict::Answer(_) => panic!("nobody logs in here"),
                 Verdict::End => self.waits = true,
                 Verdict::Own(own) => self.own(own),
             }
