@@ -1,4 +1,4 @@
-# What bench/demo and bench/peers need of the machine; sourced by both.
+# What the scripts in here need of the machine; sourced by them.
 #
 # Rule: nothing is installed but by apt-get, as root; what is missing is named with how to get it.
 

@@ -2,5 +2,9 @@
 //!
 //! Rule: no runtime, no sockets, no clock, no TLS library in here (`tests/run sans-io` proves it).
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod imap;
+pub mod lines;
 pub mod smtp;

@@ -229,9 +229,17 @@ pub struct Standing {
     pub writes: u16,
     /// Other commands sent and not yet answered.
     pub reads: u16,
+    /// Something of the session waits for the gate: it is to be woken when that moves. Whoever has nothing to do
+    /// at a gate looks at it again with its next command, so that to move it costs nothing per session.
+    pub waits: bool,
 }
 
 impl Standing {
+    /// Whether the session has to hear that the gate moved: something of it waits, or is awaited.
+    pub fn listens(&self) -> bool {
+        self.waits || self.writes > 0 || self.reads > 0
+    }
+
     /// Whether any connection to `pool` may exist.
     pub fn touches(&self, pool: PoolId) -> bool {
         self.backend == Some(pool) || self.spare == Some(pool)
@@ -242,13 +250,20 @@ impl Standing {
         u64::from(self.writes)
             | u64::from(self.reads) << 16
             | pool(self.backend) << 32
+            | u64::from(self.waits) << 40
             | pool(self.spare) << 48
     }
 
     fn unpack(word: u64) -> Self {
         let low = |w: u64| u16::try_from(w & 0xffff).unwrap_or(u16::MAX);
-        let pool = |w: u64| u8::try_from(w & 0xffff).ok().and_then(|w| w.checked_sub(1)).map(PoolId);
-        Self { writes: low(word), reads: low(word >> 16), backend: pool(word >> 32), spare: pool(word >> 48) }
+        let pool = |w: u64| u8::try_from(w & 0xff).ok().and_then(|w| w.checked_sub(1)).map(PoolId);
+        Self {
+            writes: low(word),
+            reads: low(word >> 16),
+            backend: pool(word >> 32),
+            waits: word >> 40 & 1 == 1,
+            spare: pool(word >> 48),
+        }
     }
 }
 
@@ -265,6 +280,13 @@ impl Word {
     /// States a fact that needs no leave: an answer came, a connection ended.
     pub fn set(&self, standing: Standing) {
         self.0.store(standing.pack(), Ordering::Release);
+    }
+
+    /// States that the session waits from now on. Whoever looks at the gate after this and finds it unmoved is
+    /// seen by who moves it, and woken.
+    pub fn wait(&self, standing: Standing) {
+        self.0.store(standing.pack(), Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     /// What the session last said.
@@ -367,9 +389,12 @@ mod tests {
         let word = Word::default();
         assert_eq!(word.read(), Standing::default());
         for pool in [None, Some(PoolId(0)), Some(PoolId(254))] {
-            let standing = Standing { backend: pool, spare: Some(PoolId(1)), writes: u16::MAX, reads: 7 };
-            assert!(word.announce(standing, &gate, Epoch(0)));
-            assert_eq!(word.read(), standing);
+            for waits in [false, true] {
+                let spare = Some(PoolId(1));
+                let standing = Standing { backend: pool, spare, writes: u16::MAX, reads: 7, waits };
+                assert!(word.announce(standing, &gate, Epoch(0)));
+                assert_eq!(word.read(), standing);
+            }
         }
     }
 }
@@ -381,7 +406,7 @@ mod model {
 
     use super::*;
 
-    const WRITING: Standing = Standing { backend: None, spare: None, writes: 1, reads: 0 };
+    const WRITING: Standing = Standing { backend: None, spare: None, writes: 1, reads: 0, waits: false };
 
     /// A gate and so many sessions that announce a write; which were admitted, and which the scan has seen.
     fn race(sessions: usize) -> Vec<(bool, bool)> {
@@ -424,6 +449,23 @@ mod model {
             shut.store(true, Ordering::Release);
             let seen = word.load(Ordering::Acquire);
             assert!(seen || !session.join().unwrap(), "slipped through");
+        });
+    }
+
+    #[test]
+    fn who_begins_to_wait_sees_the_gate_move_or_is_seen() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            let word = Arc::new(Word::default());
+            let (its_gate, its_word) = (gate.clone(), word.clone());
+            let session = thread::spawn(move || {
+                its_word.wait(Standing { waits: true, ..Standing::default() });
+                its_gate.admits(Epoch(0))
+            });
+            gate.shut(Instant::now(), Duration::from_secs(1)).unwrap();
+            let woken = word.read().waits;
+            let unmoved = session.join().unwrap();
+            assert!(woken || !unmoved, "it sleeps before a shut gate");
         });
     }
 

@@ -9,7 +9,10 @@ pub mod dovecot;
 pub mod fake;
 pub mod ledger;
 pub mod oracle;
+pub mod postfix;
 pub mod process;
+pub mod smtp;
+pub mod tools;
 
 /// Any byte stream, plain or TLS.
 pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + Sync {}

@@ -13,7 +13,7 @@ use std::{
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Setup},
     client::{Client, Reply, Security, Status},
-    fake::{Platform, Reaction, Stall, Store, control::Pair},
+    fake::{Options, Platform, Reaction, Stall, Store, control::Pair},
     ledger::{Fate, Ledger},
 };
 use serde_json::Value;
@@ -73,7 +73,9 @@ impl Rig {
     pub(crate) async fn lay() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let stores = [store(), store()];
-        let pair = Arc::new(Pair::replicated(["old", "new"], stores, Duration::ZERO).await.unwrap());
+        let pair = Arc::new(
+            Pair::replicated(["old", "new"], stores, Duration::ZERO, Options::default()).await.unwrap(),
+        );
         let socket = folder.path().join("desk");
         let desk = Arc::new(Desk { pair: pair.clone(), stalls: Mutex::default() });
         tokio::spawn(desk.clone().serve(UnixListener::bind(&socket).unwrap()));

@@ -8,19 +8,18 @@
 mod audience;
 mod display;
 mod judge;
-mod operator;
 mod platforms;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use bascule_bench::operator::{self, Report};
 use bascule_tests::{bascule::Bascule, process};
 use clap::Parser;
 
 use self::{
     audience::Audience,
     display::Display,
-    operator::Report,
     platforms::{Platforms, Pool},
 };
 

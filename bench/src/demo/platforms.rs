@@ -2,26 +2,18 @@
 //!
 //! Rule: everything that differs between kinds of platforms is here; the play knows only pools.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
+use bascule_bench::beside_us;
 use bascule_tests::{
     bascule::Setup,
     client::{self, Client, Security},
     dovecot::{Action, Options, Pair},
-    fake::control,
+    fake::apart::{Apart, Plan},
     oracle::Stage,
-    process,
 };
 use rustls_pki_types::ServerName;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Child,
-};
 
 /// Both platforms, running.
 #[derive(Debug)]
@@ -47,32 +39,18 @@ pub(crate) struct Pool {
 /// What must stay alive.
 #[derive(Debug)]
 enum Running {
-    Fakes { socket: PathBuf, _process: Child, _folder: tempfile::TempDir },
+    Fakes(Apart),
     Dovecot { _pair: Pair },
 }
 
-const NAMES: [&str; 2] = ["old", "new"];
+const NAMES: [&str; 2] = Apart::NAMES;
 
 impl Platforms {
     /// Two in-memory platforms with replication both ways, in a process of their own.
     pub(crate) async fn fakes(users: usize) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("bascule-demo-").tempdir()?;
-        let (program, socket) = (beside_us("bascule-fake")?, folder.path().join("fake.sock"));
-        let mut process = process::tied(&program)
-            .args(["serve", "--users", &users.to_string(), "--password", "secret", "--socket"])
-            .arg(&socket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().context("it has a pipe")?).lines();
-        let mut address = async || {
-            let line =
-                lines.next_line().await?.context("bascule-fake ended before it said where it listens")?;
-            anyhow::Ok(line.parse::<SocketAddr>()?)
-        };
-        let addresses = [address().await?, address().await?];
-        let ctl = [program.display().to_string(), "ctl".into(), socket.display().to_string()];
+        let program = beside_us("bascule-fake")?;
+        let apart = Apart::start(&Plan { program: &program, users, messages: 20, shared: false }).await?;
+        let addresses = apart.addresses;
         let pool = |name, title, address| Pool { name, title, address, security: Security::Plain };
         Ok(Self {
             pools: [
@@ -80,9 +58,9 @@ impl Platforms {
                 pool(NAMES[1], "in-memory platform 2", addresses[1]),
             ],
             users: names(users),
-            password: "secret",
-            setup: control::setup(NAMES, addresses, "secret", &ctl),
-            running: Running::Fakes { socket, _process: process, _folder: folder },
+            password: Apart::PASSWORD,
+            setup: apart.setup.clone(),
+            running: Running::Fakes(apart),
         })
     }
 
@@ -113,15 +91,10 @@ impl Platforms {
 
     /// What the platforms saw that breaks the protocol, as far as they look for it.
     pub(crate) async fn violations(&self) -> Result<Vec<String>> {
-        let Running::Fakes { socket, .. } = &self.running else { return Ok(Vec::new()) };
-        let mut all = Vec::new();
-        for pool in &self.pools {
-            let reply = control::ask(socket, &format!("counters {}", pool.name)).await?;
-            let counters: serde_json::Value = serde_json::from_str(&reply.text)?;
-            let seen = counters["violations"].as_array().context("counters have violations")?;
-            all.extend(seen.iter().map(ToString::to_string));
+        match &self.running {
+            Running::Fakes(apart) => apart.violations().await,
+            Running::Dovecot { .. } => Ok(Vec::new()),
         }
-        Ok(all)
     }
 }
 
@@ -135,11 +108,4 @@ async fn capabilities(server: SocketAddr, security: Security) -> Result<Vec<Stri
 
 fn names(users: usize) -> Vec<String> {
     (1..=users).map(|n| format!("user{n}")).collect()
-}
-
-/// A program that was built together with this one.
-fn beside_us(name: &str) -> Result<PathBuf> {
-    let path: PathBuf = std::env::current_exe()?.with_file_name(name);
-    anyhow::ensure!(Path::exists(&path), "{} is not built: bench/demo builds everything", path.display());
-    Ok(path)
 }

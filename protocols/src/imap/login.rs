@@ -10,9 +10,10 @@ use super::{
     capability::{Pinned, Stage},
     command::{self, Verb},
     farewell::answer,
-    fragment::{self, Lines},
+    fragment,
     tag::Tag,
 };
+use crate::lines::Lines;
 
 /// How the client said who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

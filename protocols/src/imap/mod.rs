@@ -17,6 +17,4 @@ pub mod tag;
 pub mod view;
 
 #[cfg(test)]
-mod cuts;
-#[cfg(test)]
 mod review;

@@ -177,8 +177,6 @@ fn differs(view: &View, uidnext: u32, uids: &UidSet) -> Result<(), Differs> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proptest::prelude::*;
-
     use super::*;
 
     fn uids(text: &str) -> UidSet {
@@ -320,59 +318,5 @@ mod tests {
     fn labels_are_all_different() {
         let labels: BTreeSet<_> = Differs::ALL.iter().map(|differs| differs.label()).collect();
         assert_eq!(labels.len(), Differs::ALL.len());
-    }
-
-    /// The old mailbox: UIDs known from the start, UIDs that arrived since, and which of those were fetched.
-    fn old() -> impl Strategy<Value = (BTreeSet<u32>, BTreeSet<u32>, Vec<bool>)> {
-        let known = proptest::collection::btree_set(1u32..20, 0..8);
-        let later = proptest::collection::btree_set(20u32..30, 0..4);
-        (known, later, proptest::collection::vec(any::<bool>(), 4))
-    }
-
-    proptest! {
-        /// Against the definition, slot by slot: the client's messages are the first ones of the new mailbox,
-        /// and what was not there when it came is higher than all that it knew.
-        #[test]
-        fn agrees_with_the_definition(
-            (start, later, fetched) in old(),
-            lost in proptest::collection::vec(any::<bool>(), 12),
-            odd in proptest::option::of(1u32..34),
-            new in proptest::collection::btree_set(30u32..34, 0..3),
-            change in any::<bool>(),
-        ) {
-            let mut view = View::new(start.iter().copied().collect(), start.len() as u32).unwrap();
-            view.exists((start.len() + later.len()) as u32).unwrap();
-            let mut slots: Vec<Option<u32>> = start.iter().copied().map(Some).collect();
-            for (uid, fetched) in later.iter().zip(fetched) {
-                slots.push(fetched.then_some(*uid));
-                if fetched {
-                    view.fetched(slots.len() as u32, *uid).unwrap();
-                }
-            }
-            let highest = slots.iter().map_while(|slot| *slot).max().unwrap_or(0);
-            let mut now: BTreeSet<u32> = &(&start | &later) | &new;
-            if change {
-                let gone: Vec<u32> = now.iter().zip(lost).filter(|(_, lost)| *lost).map(|(uid, _)| *uid).collect();
-                now.retain(|uid| !gone.contains(uid));
-                now.extend(odd);
-            }
-            let now: Vec<u32> = now.into_iter().collect();
-            let fits = now.len() >= slots.len()
-                && now.iter().enumerate().all(|(at, uid)| match slots.get(at) {
-                    Some(Some(told)) => told == uid,
-                    Some(None) | None => *uid > highest,
-                });
-            let found = Found { uids: Some(now.iter().copied().collect()), exists: now.len() as u32, ..found("") };
-            match compare(&known(&view), &found) {
-                Ok(Change::None) => assert!(fits && now.len() == slots.len()),
-                Ok(Change::Grew { exists, .. }) => {
-                    assert!(fits && exists as usize == now.len() && now.len() > slots.len());
-                }
-                Err(differs) => {
-                    assert!(!fits);
-                    assert!(matches!(differs, Differs::Expunged | Differs::AppearedBetween));
-                }
-            }
-        }
     }
 }

@@ -73,29 +73,15 @@ pub struct NoResponse;
 
 impl Status {
     fn from_word(word: &[u8]) -> Option<Self> {
-        Some(match word.to_ascii_uppercase_small() {
-            [b'O', b'K', 0, 0, 0, 0, 0] => Self::Ok,
-            [b'N', b'O', 0, 0, 0, 0, 0] => Self::No,
-            [b'B', b'A', b'D', 0, 0, 0, 0] => Self::Bad,
-            [b'B', b'Y', b'E', 0, 0, 0, 0] => Self::Bye,
-            [b'P', b'R', b'E', b'A', b'U', b'T', b'H'] => Self::Preauth,
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        Some(match word.len() {
+            2 if is(b"OK") => Self::Ok,
+            2 if is(b"NO") => Self::No,
+            3 if is(b"BAD") => Self::Bad,
+            3 if is(b"BYE") => Self::Bye,
+            7 if is(b"PREAUTH") => Self::Preauth,
             _ => return None,
         })
-    }
-}
-
-trait Small {
-    fn to_ascii_uppercase_small(&self) -> [u8; 7];
-}
-
-impl Small for [u8] {
-    fn to_ascii_uppercase_small(&self) -> [u8; 7] {
-        let mut out = [0; 7];
-        if self.len() <= 7 {
-            out[..self.len()].copy_from_slice(self);
-            out.make_ascii_uppercase();
-        }
-        out
     }
 }
 
@@ -262,7 +248,7 @@ mod tests {
         ] {
             assert_eq!(R::parse(line), Ok(want), "{}", String::from_utf8_lossy(line));
         }
-        for bad in [&b""[..], b"a1", b"a1 BYE x", b"a1 WHAT", b"* 99999999999 EXISTS"] {
+        for bad in [&b""[..], b"a1", b"a1 BYE x", b"a1 WHAT", b"a1 OK\0 x", b"* 99999999999 EXISTS"] {
             assert_eq!(R::parse(bad), Err(NoResponse), "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     capability::Capabilities,
-    command,
-    fragment::{self, Lines},
+    command, fragment,
     login::{Credentials, Mechanism},
     reconcile::Found,
     response::{self, Response, Status},
@@ -17,6 +16,7 @@ use super::{
     tag::{Tag, TagMaker},
     view::UidSet,
 };
+use crate::lines::Lines;
 
 /// Longest line that is accepted in a dialogue of ours: a mailbox of a million scattered UIDs fits.
 const LINE: usize = 16 << 20;
@@ -272,8 +272,16 @@ impl Dialogue {
         self.capabilities.as_ref().is_none_or(|c| c.has(capability))
     }
 
-    /// Takes bytes of the server. Returns how many.
+    /// Takes bytes of the server. Returns how many. After the end nothing is sent any more.
     pub fn step(&mut self, input: &[u8], tags: &mut TagMaker) -> (usize, Next) {
+        let (n, next) = self.read(input, tags);
+        if let Next::Failed(_) = next {
+            self.stage = Stage::Over;
+        }
+        (n, next)
+    }
+
+    fn read(&mut self, input: &[u8], tags: &mut TagMaker) -> (usize, Next) {
         if self.literal > 0 {
             let n = usize::try_from(self.literal).map_or(input.len(), |left| left.min(input.len()));
             self.literal -= n as u64;

@@ -69,6 +69,7 @@ fn done(outcome: Outcome) -> Report {
         hold: held,
         hold_own: held,
         sessions: 212,
+        prewarmed: 200,
         kept: 211,
         moved: 210,
         unmovable: BTreeMap::from([("pipe".into(), 1)]),

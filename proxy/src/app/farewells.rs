@@ -21,7 +21,7 @@ pub(super) async fn say(registry: &Registry, within: Duration) -> usize {
         session.give(Order::End);
         sleep(pace).await;
     }
-    while !registry.is_empty() && timeout_at(end, registry.progressed()).await.is_ok() {}
+    while !registry.is_empty() && timeout_at(end, registry.ended()).await.is_ok() {}
     registry.len()
 }
 

@@ -34,6 +34,11 @@ pub const ARM_TIMEOUT: Duration = Duration::from_secs(60);
 pub const GUARD_PASSES: u32 = 3;
 /// Guards ask databases and brokers: once a second is no load.
 pub const GUARD_INTERVAL: Duration = Duration::from_secs(1);
+/// What is logged in before the hold need not be in it, and a standby has nothing else to do.
+pub const PREWARM: bool = true;
+/// Five thousand sessions in 25 seconds, within `arm_timeout` and `resume_within`. A pool takes more when its
+/// clients come back by themselves after an outage.
+pub const LOGIN_RATE: u32 = 200;
 /// A systematic difference between two pools shows in fifty mailboxes.
 pub const VERIFY_SAMPLE: usize = 50;
 /// Logins at once on a pool with cold caches; password hashing costs it up to a core each.

@@ -411,7 +411,11 @@ pub struct Cutover {
     pub guard_passes: u32,
     /// Pause between two askings of a guard.
     pub guard_interval: Duration,
-    /// Sessions without held commands that are verified before the decision.
+    /// Whether sessions log in to the standby while traffic still flows, where the contracts allow it.
+    pub prewarm: bool,
+    /// Logins a second on one pool for sessions that nobody waits for.
+    pub login_rate: u32,
+    /// Sessions that are verified before the decision.
     pub verify_sample: usize,
     /// Sessions that may be given up before the cutover aborts instead; `None`: none may.
     pub unmovable: Unmovable,
@@ -423,6 +427,15 @@ pub struct Cutover {
     pub soak: Duration,
     /// `[cutover.check.NAME]`
     pub checks: Vec<Check>,
+}
+
+impl Cutover {
+    /// Whether sessions log in to this standby ahead of the hold. Never on shared storage: nobody may be on two
+    /// servers at once there.
+    pub fn prewarms(&self, standby: &Pool) -> bool {
+        let Contract { storage, standby_login, .. } = standby.contract;
+        self.prewarm && storage == Storage::Replicated && standby_login == StandbyLogin::Yes
+    }
 }
 
 /// `unmovable = "abort" | N`

@@ -163,6 +163,8 @@ pub(super) struct Cutover {
     pub(super) arm_timeout: Maybe<Time>,
     pub(super) guard_passes: Maybe<u32>,
     pub(super) guard_interval: Maybe<Time>,
+    pub(super) prewarm: Option<bool>,
+    pub(super) login_rate: Maybe<u32>,
     pub(super) verify_sample: Option<usize>,
     pub(super) unmovable: Maybe<toml::Value>,
     pub(super) restore_concurrency: Maybe<usize>,

@@ -25,6 +25,7 @@ pub(super) struct Book {
     shut_at: Option<Instant>,
     pause: Duration,
     sessions: Vec<SessionId>,
+    prewarmed: usize,
     unmovable: BTreeMap<SessionId, String>,
 }
 
@@ -53,6 +54,7 @@ impl Book {
             shut_at: None,
             pause: Duration::ZERO,
             sessions: vec![],
+            prewarmed: 0,
             unmovable: BTreeMap::new(),
         }
     }
@@ -65,10 +67,10 @@ impl Book {
         }
     }
 
-    /// The gate shut with these sessions alive.
-    pub(super) fn shut(&mut self, sessions: Vec<SessionId>) {
+    /// The gate shut with these sessions alive, so many of them logged in to the standby.
+    pub(super) fn shut(&mut self, sessions: Vec<SessionId>, prewarmed: usize) {
         self.shut_at = Some(Instant::now());
-        self.sessions = sessions;
+        (self.sessions, self.prewarmed) = (sessions, prewarmed);
     }
 
     /// The gate opened.
@@ -124,6 +126,7 @@ impl Book {
             hold,
             hold_own,
             sessions: self.sessions.len() as u64,
+            prewarmed: self.prewarmed as u64,
             kept: alive.len() as u64,
             moved: moved as u64,
             unmovable: self.reasons(),

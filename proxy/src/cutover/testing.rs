@@ -59,6 +59,9 @@ pub(super) fn config(storage: Storage) -> Config {
             client_address: ClientAddress::None,
             dial_timeout: ms(100),
         },
+        smtp: None,
+        submission: None,
+        lmtp: None,
         capabilities: Some(vec!["IMAP4rev1".into()]),
         promote: Some(hook()),
         fence: Some(Fence { engage: hook(), release: hook(), kind: FenceKind::Refuse }),
@@ -102,6 +105,8 @@ fn cutover() -> Cutover {
         arm_timeout: ms(30_000),
         guard_passes: 2,
         guard_interval: ms(5),
+        prewarm: true,
+        login_rate: 10_000,
         verify_sample: 50,
         unmovable: Unmovable::Abort,
         restore_concurrency: 4,
@@ -434,7 +439,7 @@ async fn obey(world: Arc<World>, entry: Entry, refuses: impl Fn(Order) -> Option
             Order::Prepare => {}
             Order::Flow => standing.spare = None,
             Order::Leave => standing = Standing::default(),
-            Order::Verify => standing.spare = world.topology.target(),
+            Order::Prewarm | Order::Verify => standing.spare = world.topology.target(),
             Order::Attach => {
                 standing = Standing { backend: Some(topology.active), ..Standing::default() };
                 if !entry.handle.word.announce(standing, &world.gate, topology.epoch) {

@@ -215,6 +215,9 @@ pub struct Report {
     pub hold_own: Summary,
     /// Sessions alive when the gate shut.
     pub sessions: u64,
+    /// Of these, logged in to the standby by then.
+    #[serde(default)]
+    pub prewarmed: u64,
     /// Of these, alive at the end.
     pub kept: u64,
     /// Of these, on the new pool.

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Instant,
@@ -17,6 +17,28 @@ use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::gate::Word;
+
+/// Sessions that changed, for the one who waits for them.
+#[derive(Debug, Default)]
+struct News {
+    /// Since it was last asked; `None`: nobody watches. Behind a lock, so that a change is either in it or was
+    /// there before the watch began.
+    changed: Mutex<Option<Vec<SessionId>>>,
+    told: Notify,
+}
+
+impl News {
+    fn tell(&self, id: SessionId) {
+        if let Some(changed) = &mut *self.lock() {
+            changed.push(id);
+            self.told.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<SessionId>>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Names a session for its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -30,6 +52,8 @@ pub enum Order {
     Flow,
     /// Learn the view of the selected mailbox and keep it; dial the standby where the contract allows.
     Prepare,
+    /// The same, and log in to the standby and look at the mailbox there; keep the connection.
+    Prewarm,
     /// End every backend connection with LOGOUT and see the end. Reads that run are cut: the client's
     /// connection is closed without BYE.
     Leave,
@@ -52,6 +76,8 @@ pub enum Progress {
     Done,
     /// It cannot be; [`Handle::info`] says why. The session is alive.
     Refused,
+    /// It could not be now, and may be asked again: a server that is not able to.
+    Later,
     /// It could not be; the session got its farewell.
     Farewell,
 }
@@ -95,12 +121,13 @@ pub struct Handle {
     due: AtomicU64,
     late: AtomicBool,
     info: Mutex<Info>,
-    registry_progress: Arc<Notify>,
+    news: Arc<News>,
 }
 
-const ORDERS: [Order; 6] =
-    [Order::Flow, Order::Prepare, Order::Leave, Order::Verify, Order::Attach, Order::End];
-const PROGRESS: [Progress; 4] = [Progress::Working, Progress::Done, Progress::Refused, Progress::Farewell];
+const ORDERS: [Order; 7] =
+    [Order::Flow, Order::Prepare, Order::Prewarm, Order::Leave, Order::Verify, Order::Attach, Order::End];
+const PROGRESS: [Progress; 5] =
+    [Progress::Working, Progress::Done, Progress::Refused, Progress::Later, Progress::Farewell];
 
 impl Handle {
     /// What the session should be doing, with the order's number: each order given has a new one.
@@ -120,10 +147,10 @@ impl Handle {
         number
     }
 
-    /// Says how far order `number` is; wakes whoever waits on [`Registry::progressed`].
+    /// Says how far order `number` is; news for whoever watches.
     pub fn report(&self, number: u64, progress: Progress) {
         self.progress.store(number << 8 | progress as u64, Ordering::Release);
-        self.registry_progress.notify_one();
+        self.news.tell(self.id);
     }
 
     /// How far order `number` is.
@@ -161,14 +188,19 @@ impl Handle {
         self.late.load(Ordering::Relaxed)
     }
 
-    /// Tells whoever waits on [`Registry::progressed`] that a word changed.
+    /// Tells whoever watches that the word changed.
     pub fn word_changed(&self) {
-        self.registry_progress.notify_one();
+        self.news.tell(self.id);
     }
 
     /// A copy of what the session says about itself.
     pub fn info(&self) -> Info {
-        self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inspect(Info::clone)
+    }
+
+    /// Looks at what the session says about itself.
+    pub fn inspect<T>(&self, look: impl FnOnce(&Info) -> T) -> T {
+        look(&self.info.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes what the session says about itself.
@@ -179,14 +211,21 @@ impl Handle {
 
 const SHARDS: usize = 16;
 
+type Shard = Mutex<HashMap<SessionId, Arc<Handle>>>;
+
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<SessionId, Arc<Handle>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// All sessions of the process.
 #[derive(Debug, Default)]
 pub struct Registry {
-    shards: [Mutex<HashMap<SessionId, Arc<Handle>>>; SHARDS],
+    shards: [Shard; SHARDS],
     next: AtomicU64,
     /// The order that sessions which begin now are born with.
     birth: AtomicU8,
-    progress: Arc<Notify>,
+    news: Arc<News>,
+    ended: Notify,
 }
 
 impl Registry {
@@ -205,39 +244,54 @@ impl Registry {
             due: AtomicU64::new(u64::MAX),
             late: AtomicBool::new(false),
             info: Mutex::default(),
-            registry_progress: self.progress.clone(),
+            news: self.news.clone(),
         });
-        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).insert(id, handle.clone());
+        lock(self.shard(id)).insert(id, handle.clone());
         Entry { handle, registry: self.clone() }
     }
 
     /// Every session that is alive now.
     pub fn all(&self) -> Vec<Arc<Handle>> {
-        let lock = |s: &Mutex<HashMap<_, Arc<Handle>>>| -> Vec<Arc<Handle>> {
-            s.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-        };
-        self.shards.iter().flat_map(lock).collect()
+        self.select(|_| true)
+    }
+
+    /// Every session that is alive now and as wished.
+    pub fn select(&self, wished: impl Fn(&Handle) -> bool) -> Vec<Arc<Handle>> {
+        let mut chosen = Vec::new();
+        self.each(|handle| {
+            if wished(handle) {
+                chosen.push(handle.clone());
+            }
+        });
+        chosen
+    }
+
+    /// Looks at every session that is alive now. Others that come or go wait meanwhile.
+    pub fn each(&self, mut look: impl FnMut(&Arc<Handle>)) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(&mut look);
+        }
     }
 
     /// Wakes every session whose time has come.
     pub fn sweep(&self, now: Instant) {
-        for handle in self.all() {
+        self.each(|handle| {
             let age = u128::from(handle.due.load(Ordering::Relaxed));
             if now.saturating_duration_since(handle.since).as_millis() >= age {
                 handle.late.store(true, Ordering::Relaxed);
                 handle.wake();
             }
-        }
+        });
     }
 
     /// One session.
     pub fn get(&self, id: SessionId) -> Option<Arc<Handle>> {
-        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        lock(self.shard(id)).get(&id).cloned()
     }
 
     /// How many sessions are alive.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
     /// Whether there is none.
@@ -250,13 +304,43 @@ impl Registry {
         self.birth.store(order as u8, Ordering::Release);
     }
 
-    /// Resolves after any session reported progress, changed its word while asked to, or ended. One waiter.
-    pub async fn progressed(&self) {
-        self.progress.notified().await;
+    /// From now on every change is kept for whoever asks. One watch at a time: a second one ends the first.
+    pub fn watch(&self) -> Watch<'_> {
+        *self.news.lock() = Some(Vec::new());
+        Watch(self)
     }
 
-    fn shard(&self, id: SessionId) -> &Mutex<HashMap<SessionId, Arc<Handle>>> {
+    /// Resolves after a session has ended. One waiter.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    fn shard(&self, id: SessionId) -> &Shard {
         &self.shards[(id.0 as usize) % SHARDS]
+    }
+}
+
+/// A look at the sessions that change, as long as it lives.
+#[derive(Debug)]
+pub struct Watch<'a>(&'a Registry);
+
+impl Watch<'_> {
+    /// Sessions that reported progress, changed their word while the gate kept them, or ended, since this was
+    /// last asked; waits for the first. One may be named twice.
+    pub async fn next(&mut self) -> Vec<SessionId> {
+        loop {
+            let changed = self.0.news.lock().as_mut().map(std::mem::take).unwrap_or_default();
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.0.news.told.notified().await;
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        *self.0.news.lock() = None;
     }
 }
 
@@ -271,7 +355,8 @@ pub struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let id = self.handle.id;
-        self.registry.shard(id).lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        self.registry.progress.notify_one();
+        lock(self.registry.shard(id)).remove(&id);
+        self.registry.news.tell(id);
+        self.registry.ended.notify_one();
     }
 }

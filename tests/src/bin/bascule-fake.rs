@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bascule_tests::{
-    fake::{Store, control},
+    fake::{Options, Store, control, smtp},
     process,
 };
 use clap::Parser;
@@ -19,7 +19,8 @@ enum Command {
     Serve(Serve),
     /// Give one order: `fence NAME off|readonly|refuse|stop`, `leak NAME on|off`, `promote NAME`,
     /// `demote NAME`, `caught-up FROM`, `lag FROM MS`, `pause FROM`, `resume FROM`, `say NAME LINE`,
-    /// `cut NAME`, `address NAME`, `counters NAME`.
+    /// `cut NAME`, `address NAME [imap|relay|submission|lmtp]`, `counters NAME`, `logins NAME`, `queue NAME`,
+    /// `hold-queue NAME on|off`, `die NAME kept|lost`.
     Ctl {
         /// The control socket.
         socket: PathBuf,
@@ -49,6 +50,9 @@ struct Serve {
     /// Replication is so late, milliseconds.
     #[arg(long, default_value_t = 20)]
     lag: u64,
+    /// Doors for mail: a relay, submission and LMTP for example.org.
+    #[arg(long)]
+    mail: bool,
     /// One store under both platforms instead of replication.
     #[arg(long)]
     shared: bool,
@@ -77,10 +81,12 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
         fill(&store, serve.users, serve.messages);
         store
     };
+    let options = Options { smtp: serve.mail.then(smtp::Options::default), ..Options::default() };
     let pair = if serve.shared {
-        control::Pair::shared(names, filled()).await?
+        control::Pair::shared(names, filled(), options).await?
     } else {
-        control::Pair::replicated(names, [filled(), filled()], Duration::from_millis(serve.lag)).await?
+        control::Pair::replicated(names, [filled(), filled()], Duration::from_millis(serve.lag), options)
+            .await?
     };
     let socket = UnixListener::bind(&serve.socket).with_context(|| serve.socket.display().to_string())?;
     for name in names {

@@ -3,24 +3,17 @@
 //! Rule: a violation of the protocol ends the call that met it with an error; nothing is overlooked because
 //! the answer that was waited for came all the same.
 
+mod link;
 mod response;
 
 use std::{collections::VecDeque, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::TlsConnector;
 
+pub(crate) use self::link::{Link, Taken, take_line};
 pub use self::response::{Reply, Response, Status};
-use crate::{
-    Stream,
-    oracle::{Oracle, Stage, Violation},
-};
+use crate::oracle::{Oracle, Stage, Violation};
 
 /// How the connection is protected.
 #[derive(Debug, Clone)]
@@ -72,26 +65,23 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// One session.
 pub struct Client {
-    io: BufReader<Box<dyn Stream>>,
+    link: Link,
     oracle: Oracle,
     /// Untagged responses that nobody asked for yet.
     notices: VecDeque<Response>,
     /// Replies to pipelined commands that were not asked for yet.
     replies: VecDeque<Reply>,
-    received: u64,
-    transcript: Option<Vec<u8>>,
     partial: response::Partial,
     next_tag: u32,
     /// The tag of the IDLE in progress.
     idle: Option<String>,
-    patience: Duration,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("oracle", &self.oracle)
-            .field("received", &self.received)
+            .field("received", &self.link.received())
             .finish_non_exhaustive()
     }
 }
@@ -99,70 +89,53 @@ impl fmt::Debug for Client {
 impl Client {
     /// Connects and reads the greeting; TLS stands when this returns.
     pub async fn connect(to: SocketAddr, security: Security) -> Result<Self> {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
         match security {
-            Security::Plain => Self::greeted(Box::new(stream), Stage::Plain).await,
+            Security::Plain => Self::greeted(Link::plain(to).await?, Stage::Plain).await,
             Security::Tls(config, name) => {
-                let stream = TlsConnector::from(config).connect(name, stream).await?;
-                Self::greeted(Box::new(stream), Stage::Tls).await
+                Self::greeted(Link::tls(to, config, name).await?, Stage::Tls).await
             }
             Security::Starttls(config, name) => {
-                let mut client = Self::greeted(Box::new(stream), Stage::Plain).await?;
+                let mut client = Self::greeted(Link::plain(to).await?, Stage::Plain).await?;
                 client.command("STARTTLS").await?.ok()?;
-                client.secure(config, name).await?;
+                client.link.secure(config, name).await?;
+                client.oracle.secured();
                 Ok(client)
             }
         }
     }
 
-    async fn greeted(stream: Box<dyn Stream>, stage: Stage) -> Result<Self> {
+    async fn greeted(link: Link, stage: Stage) -> Result<Self> {
         let mut client = Self {
-            io: BufReader::with_capacity(2048, stream),
+            link,
             oracle: Oracle::new(stage),
             notices: VecDeque::new(),
             replies: VecDeque::new(),
-            received: 0,
-            transcript: None,
             partial: response::Partial::default(),
             next_tag: 1,
             idle: None,
-            patience: Duration::from_secs(90),
         };
         client.notice().await?;
         Ok(client)
     }
 
-    async fn secure(&mut self, config: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Result<()> {
-        if !self.io.buffer().is_empty() {
-            return Err(Error::Violation(Violation("clear text behind the answer to STARTTLS".into())));
-        }
-        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
-        let plain = std::mem::replace(&mut self.io, BufReader::new(nothing)).into_inner();
-        let secure = TlsConnector::from(config).connect(name, plain).await?;
-        self.io = BufReader::with_capacity(2048, Box::new(secure));
-        self.oracle.secured();
-        Ok(())
-    }
-
     /// Keeps every byte from now on.
     pub fn keep_transcript(&mut self) {
-        self.transcript = Some(Vec::new());
+        self.link.keep_transcript();
     }
 
     /// What was kept.
     pub fn transcript(&self) -> &[u8] {
-        self.transcript.as_deref().unwrap_or_default()
+        self.link.transcript()
     }
 
     /// How many bytes have arrived, TLS taken off.
     pub fn received(&self) -> u64 {
-        self.received
+        self.link.received()
     }
 
     /// How long one call may wait before it fails with [`Error::Silence`].
     pub fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
+        self.link.set_patience(patience);
     }
 
     /// What the session must believe.
@@ -236,9 +209,14 @@ impl Client {
         self.write(format!("{tag} {line}\r\n").as_bytes()).await
     }
 
-    /// Announces a whole command line that the test sends itself with [`Client::write`].
+    /// Announces a command line that the test sends itself with [`Client::write`]: a whole one, or one that ends in a
+    /// synchronizing literal's marker.
     pub fn announce(&mut self, tag: &str, line: &str) {
-        self.oracle.sent(tag, line, true);
+        let waits = line.ends_with('}');
+        self.oracle.sent(tag, line, !waits);
+        if waits {
+            self.oracle.announced();
+        }
     }
 
     /// Waits for the reply to a command that was started. Replies come in order; ask in that order.
@@ -253,11 +231,7 @@ impl Client {
 
     /// Waits until an answer has begun to come, and takes nothing of it.
     pub async fn answered(&mut self) -> Result<()> {
-        match timeout(self.patience, self.io.fill_buf()).await {
-            Err(_) => Err(Error::Silence),
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(_)) => Ok(()),
-        }
+        self.link.answered().await
     }
 
     /// APPEND with a synchronizing literal.
@@ -350,6 +324,12 @@ impl Client {
         Ok(reply.lines.iter().find_map(|r| r.literals().next().map(<[u8]>::to_vec)))
     }
 
+    /// Every message of the selected mailbox, whole.
+    pub async fn bodies(&mut self) -> Result<Vec<Vec<u8>>> {
+        let reply = self.command("UID FETCH 1:* (BODY.PEEK[])").await?.ok()?;
+        Ok(reply.lines.iter().filter_map(|r| r.literals().next().map(<[u8]>::to_vec)).collect())
+    }
+
     /// The UIDs of the selected mailbox.
     pub async fn uids(&mut self) -> Result<Vec<u32>> {
         let reply = self.command("UID SEARCH ALL").await?;
@@ -369,8 +349,7 @@ impl Client {
 
     /// Sends bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.io.write_all(bytes).await?;
-        Ok(self.io.flush().await?)
+        self.link.write(bytes).await
     }
 
     fn take_reply(&mut self, tag: &str) -> Option<Reply> {
@@ -386,16 +365,10 @@ impl Client {
 
     /// Takes in one response; true if it was a continuation. Safe to drop while it waits.
     async fn receive(&mut self) -> Result<bool> {
-        let read = self.partial.read(&mut self.io, &mut self.received, &mut self.transcript);
-        let response = match timeout(self.patience, read).await {
-            Err(_) => return Err(Error::Silence),
-            Ok(Err(error)) => {
-                return Err(match Error::from(error) {
-                    Error::Closed(_) => Error::Closed(self.oracle.bye().map(String::from)),
-                    other @ (Error::Violation(_) | Error::Silence | Error::Io(_)) => other,
-                });
-            }
-            Ok(Ok(response)) => response,
+        let response = match self.link.next(|chunk| self.partial.take(chunk)).await {
+            Err(Error::Closed(_)) => return Err(Error::Closed(self.oracle.bye().map(String::from))),
+            Err(other) => return Err(other),
+            Ok(response) => response,
         };
         self.oracle.heard(&response).map_err(Error::Violation)?;
         if response.is_continuation() {

@@ -3,15 +3,8 @@
 //! Rule: a number in braces is a literal only in data; the text of a status response is for people (RFC 3501
 //! §7.1), however it ends.
 
-use std::io;
-
-use tokio::io::{AsyncBufRead, AsyncBufReadExt};
-
-use super::{Error, Result};
+use super::{Error, Result, Taken, take_line};
 use crate::oracle::Violation;
-
-/// The longest line that a client accepts.
-const LINE: usize = 8 << 20;
 
 /// One whole response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -151,56 +144,17 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Reads on to the end of one response.
-    pub(super) async fn read<R: AsyncBufRead + Unpin>(
-        &mut self,
-        io: &mut R,
-        received: &mut u64,
-        transcript: &mut Option<Vec<u8>>,
-    ) -> io::Result<Response> {
-        loop {
-            let chunk = io.fill_buf().await?;
-            if chunk.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let before = chunk.len();
-            let (taken, whole) = self.take(chunk)?;
-            debug_assert!(taken <= before);
-            *received += taken as u64;
-            if let Some(transcript) = transcript {
-                transcript.extend_from_slice(&chunk[..taken]);
-            }
-            io.consume(taken);
-            if whole {
-                return Ok(std::mem::take(&mut self.response));
-            }
-        }
-    }
-
-    /// Takes bytes of one line or literal; how many, and whether the response is whole.
-    fn take(&mut self, chunk: &[u8]) -> io::Result<(usize, bool)> {
+    /// Takes bytes of one line or literal; how many, and the response once it is whole.
+    pub(super) fn take(&mut self, chunk: &[u8]) -> Taken<Response> {
         if let Some((bytes, size)) = &mut self.literal {
             let taken = chunk.len().min(*size - bytes.len());
             bytes.extend_from_slice(&chunk[..taken]);
             if bytes.len() == *size {
                 self.end_literal();
             }
-            return Ok((taken, false));
+            return Ok((taken, None));
         }
-        let end = chunk.iter().position(|b| *b == b'\n');
-        let taken = end.map_or(chunk.len(), |at| at + 1);
-        self.line.extend_from_slice(&chunk[..taken]);
-        if self.line.len() > LINE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without an end"));
-        }
-        if end.is_none() {
-            return Ok((taken, false));
-        }
-        self.line.pop();
-        if self.line.pop() != Some(b'\r') {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line end that is not CRLF"));
-        }
-        let line = std::mem::take(&mut self.line);
+        let (taken, Some(line)) = take_line(&mut self.line, chunk)? else { return Ok((chunk.len(), None)) };
         let text = self.response.parts.is_empty() && is_text(&line);
         let size = literal(&line).filter(|_| !text);
         self.literal = size.map(|size| (Vec::new(), size));
@@ -208,7 +162,7 @@ impl Partial {
         if size == Some(0) {
             self.end_literal();
         }
-        Ok((taken, size.is_none()))
+        Ok((taken, size.is_none().then(|| std::mem::take(&mut self.response))))
     }
 
     fn end_literal(&mut self) {

@@ -71,7 +71,7 @@ impl Dovecot {
         rig: &Path,
         name: &'static str,
         version: Version,
-        address: Ipv4Addr,
+        [address, relay]: [Ipv4Addr; 2],
         options: &Options,
     ) -> Result<Self> {
         let folder = rig.join(name);
@@ -83,7 +83,7 @@ impl Dovecot {
         let instance =
             format!("address={address} root='{}' grace={}\n", root.display(), options.grace.as_secs_f32());
         std::fs::write(folder.join("instance"), instance)?;
-        std::fs::write(folder.join("dovecot.conf"), version.config(name, address, options.format))?;
+        std::fs::write(folder.join("dovecot.conf"), version.config(name, [address, relay], options.format))?;
         std::fs::write(folder.join("refuse"), version.refuse())?;
         Ok(Self { rig: rig.to_owned(), name, address })
     }
@@ -106,6 +106,21 @@ impl Dovecot {
     /// Deliveries.
     pub fn lmtp(&self) -> SocketAddr {
         (self.address, 10024).into()
+    }
+
+    /// Mail from users: clear text and STARTTLS.
+    pub fn submission(&self) -> SocketAddr {
+        (self.address, 10587).into()
+    }
+
+    /// The same with TLS first.
+    pub fn submissions(&self) -> SocketAddr {
+        (self.address, 10465).into()
+    }
+
+    /// Dovecot's protocol for who may log in, which Postfix speaks.
+    pub fn sasl(&self) -> SocketAddr {
+        (self.address, 10012).into()
     }
 
     /// A session on the server itself, past any proxy.
@@ -174,7 +189,7 @@ impl Action {
 }
 
 impl Version {
-    fn config(self, name: &str, address: Ipv4Addr, format: Format) -> String {
+    fn config(self, name: &str, [address, relay]: [Ipv4Addr; 2], format: Format) -> String {
         let template = match self {
             Self::V23 => include_str!("dovecot-2.3.conf"),
             Self::V24 => include_str!("dovecot-2.4.conf"),
@@ -186,6 +201,7 @@ impl Version {
         template
             .replace("@NAME@", name)
             .replace("@ADDRESS@", &address.to_string())
+            .replace("@RELAY@", &relay.to_string())
             .replace("@FORMAT@", format)
     }
 

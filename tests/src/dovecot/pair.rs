@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
@@ -36,6 +37,8 @@ pub struct Pair {
     pub old: Dovecot,
     /// Dovecot 2.4, which does not run yet.
     pub new: Dovecot,
+    /// Where the servers' submission sends to: the place of the rig's [`Postfix`](crate::postfix::Postfix).
+    pub relay: Ipv4Addr,
     /// Issued the servers' certificate.
     pub authority: Authority,
     // Before the folder: fields are dropped in this order.
@@ -61,11 +64,11 @@ impl Pair {
         std::fs::create_dir(&certs)?;
         authority.write(&certs)?;
         authority.issue(&[Self::HOST]).write(&certs, "dovecot")?;
-        let [old, new, _] = process::addresses();
-        let old = Dovecot::lay(rig, "old", Version::V23, old, &options)?;
-        let new = Dovecot::lay(rig, "new", Version::V24, new, &options)?;
+        let [old, new, relay] = process::addresses();
+        let old = Dovecot::lay(rig, "old", Version::V23, [old, relay], &options)?;
+        let new = Dovecot::lay(rig, "new", Version::V24, [new, relay], &options)?;
         let guard = Guard::start(rig)?;
-        let pair = Self { old, new, authority, _guard: guard, folder };
+        let pair = Self { old, new, relay, authority, _guard: guard, folder };
         pair.old.act(Action::Start).await?;
         Ok(pair)
     }

@@ -6,21 +6,15 @@
 use std::{io, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tokio::{
-    io::{AsyncWriteExt, BufReader},
-    net::TcpStream,
-    sync::watch,
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
 
 use super::{
     accounts::Account,
     knobs::Reaction,
-    platform::{Options, Said, Shared, Tls},
+    platform::{Denied, Options, Said, Shared, Tls},
     view::{View, line},
     wire::{Command, Wire},
 };
-use crate::Stream;
 
 /// `Ok` becomes `OK text`; an error says `NO` or `BAD` itself.
 pub(super) type Answer = Result<String, String>;
@@ -52,13 +46,7 @@ impl Connection {
         let recorder = shared.records.open();
         let options = shared.options();
         let said = shared.said.subscribe();
-        let (stream, tls): (Box<dyn Stream>, bool) = match &options.tls {
-            Tls::Implicit(config) => {
-                (Box::new(TlsAcceptor::from(config.clone()).accept(stream).await?), true)
-            }
-            Tls::Starttls(_) | Tls::Off => (Box::new(stream), false),
-        };
-        let wire = Wire::new(stream, recorder);
+        let (wire, tls) = Wire::accept(stream, &options.tls, recorder).await?;
         let mut this =
             Self { shared, options, account: None, view: None, out: Vec::new(), wire, said, tls, cut: None };
         let greeting = format!("* OK [CAPABILITY {}] {}", this.capabilities(), this.options.greeting);
@@ -105,13 +93,8 @@ impl Connection {
     /// True after LOGOUT.
     async fn execute(&mut self, command: &Command) -> io::Result<bool> {
         self.wire.recorder.command(&command.verb);
-        let reaction = self.shared.reaction(&command.verb);
-        if !reaction.delay.is_zero() {
-            tokio::time::sleep(reaction.delay).await;
-        }
-        if let Some(stall) = &reaction.stall {
-            stall.wait().await;
-        }
+        let reaction = self.shared.reaction(&[&command.verb]);
+        reaction.wait().await;
         if let Some(raw) = &reaction.raw {
             self.out.extend_from_slice(raw.as_bytes());
             self.flush().await?;
@@ -124,6 +107,9 @@ impl Connection {
             return Ok(false);
         }
         self.answer(command, &reaction).await?;
+        if let Some(stall) = &reaction.withhold {
+            stall.wait().await;
+        }
         if reaction.cut.is_some() {
             self.cut = reaction.cut;
             self.flush().await?;
@@ -177,13 +163,7 @@ impl Connection {
         };
         line(&mut self.out, &format!("{tag} OK begin"));
         self.flush().await?;
-        if !self.wire.io.buffer().is_empty() {
-            self.wire.recorder.violation("bytes behind STARTTLS");
-        }
-        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
-        let plain = std::mem::replace(&mut self.wire.io, BufReader::new(nothing)).into_inner();
-        let secure = TlsAcceptor::from(config).accept(plain).await?;
-        self.wire.io = BufReader::with_capacity(1024, Box::new(secure));
+        self.wire.secure(config).await?;
         self.tls = true;
         Ok(())
     }
@@ -214,19 +194,15 @@ impl Connection {
         if self.account.is_some() {
             return Err("BAD logged in already".into());
         }
-        if !self.shared.posture().logins() {
-            return Err(UNAVAILABLE.into());
-        }
-        let master = self.options.master.as_deref() == Some(authcid);
-        let user = match authzid {
-            "" => authcid,
-            _ if master && self.options.ignores_authzid => authcid,
-            _ if authzid == authcid || master => authzid,
-            _ => return Err("NO [AUTHORIZATIONFAILED] not a master".into()),
-        };
-        let account = self.shared.store.account(user).filter(|_| self.shared.store.password_is(password));
-        self.account = Some(account.ok_or("NO [AUTHENTICATIONFAILED] who are you")?);
-        self.wire.recorder.login(user);
+        let (user, account) = self.shared.sign_in(&self.options, authzid, authcid, password).map_err(
+            |denied| match denied {
+                Denied::Unavailable => UNAVAILABLE,
+                Denied::NotMaster => "NO [AUTHORIZATIONFAILED] not a master",
+                Denied::Unknown => "NO [AUTHENTICATIONFAILED] who are you",
+            },
+        )?;
+        self.account = Some(account);
+        self.wire.recorder.login(&user);
         Ok(format!("[CAPABILITY {}] logged in", self.capabilities()))
     }
 

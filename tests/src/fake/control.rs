@@ -11,8 +11,14 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Options, Platform, Replication, Store};
-use crate::bascule::{Fence, Pool, Setup};
+use super::{
+    Options, Platform, Replication, Store,
+    smtp::{Accepted, Door, Queue},
+};
+use crate::{
+    bascule::{Fence, Pool, Setup},
+    process,
+};
 
 /// Two platforms and what replicates between them.
 #[derive(Debug)]
@@ -49,23 +55,28 @@ impl Pair {
     }
 
     /// Two platforms with stores of their own that replicate both ways. The second is a standby.
-    pub async fn replicated(names: [&str; 2], stores: [Arc<Store>; 2], lag: Duration) -> io::Result<Self> {
+    pub async fn replicated(
+        names: [&str; 2],
+        stores: [Arc<Store>; 2],
+        lag: Duration,
+        options: Options,
+    ) -> io::Result<Self> {
         let [a, b] = &stores;
         let replications = [Replication::start(a, b, lag), Replication::start(b, a, lag)];
-        let standby = Options { standby: true, ..Options::default() };
+        let [first, second] = places(options);
         let platforms = [
-            Platform::start(a.clone(), Options::default()).await?,
-            Platform::start(b.clone(), standby).await?,
+            Platform::start(a.clone(), first).await?,
+            Platform::start(b.clone(), Options { standby: true, ..second }).await?,
         ];
         Ok(Self::new(names, platforms, Some(replications)))
     }
 
     /// Two platforms on one store. The second does not listen until its fence is released.
-    pub async fn shared(names: [&str; 2], store: Arc<Store>) -> io::Result<Self> {
-        let a = Platform::start(store.clone(), Options::default()).await?;
-        let b = Platform::start(store, Options::default()).await?;
-        b.fence(super::Fence::Stop).await?;
-        Ok(Self::new(names, [a, b], None))
+    pub async fn shared(names: [&str; 2], store: Arc<Store>, options: Options) -> io::Result<Self> {
+        let [first, second] = places(options);
+        let platforms = [Platform::start(store.clone(), first).await?, Platform::start(store, second).await?];
+        platforms[1].fence(super::Fence::Stop).await?;
+        Ok(Self::new(names, platforms, None))
     }
 
     /// One of the two.
@@ -91,9 +102,14 @@ impl Pair {
             };
         };
         match verb {
-            "address" => return Reply::yes(platform.address().to_string()),
+            "address" => return address(platform, rest),
+            "queue" => return Reply::yes(queue(platform)),
+            "hold-queue" => platform.hold_queue(rest == "on"),
+            "die" if rest == "kept" => platform.die(Queue::Kept).await,
+            "die" if rest == "lost" => platform.die(Queue::Lost).await,
             "fence" => return fence(platform, rest).await,
             "counters" => return Reply::yes(counters(platform)),
+            "logins" => return Reply::yes(platform.logins().to_string()),
             "caught-up" | "lag" | "pause" | "resume" => return self.replicate(verb, name, rest),
             "leak" => platform.leak(rest == "on"),
             "promote" => platform.promote(),
@@ -142,22 +158,36 @@ impl Pair {
     }
 }
 
-/// A proxy in front of a replicated pair whose orders are given by this program (`bascule-fake ctl SOCKET`).
-pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: &[String]) -> Setup {
+/// A proxy in front of a pair whose orders are given by this program (`bascule-fake ctl SOCKET`). `shared`: one
+/// store under both, and fences that stop the service.
+pub fn setup(
+    names: [&str; 2],
+    addresses: [SocketAddr; 2],
+    password: &str,
+    ctl: &[String],
+    shared: bool,
+) -> Setup {
     let order = |words: &str| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
+    let (contract, kind, fence) = if shared {
+        ("storage = \"shared\", standby_login = \"no\"", "stop", "stop")
+    } else {
+        let contract = "storage = \"replicated\", fence_keeps_reads = true, reverse = \"replication\"";
+        (contract, "refuse", "readonly")
+    };
     let pool = |(name, server): (&str, SocketAddr)| Pool {
         name: name.into(),
         server,
         tls: None,
-        contract: "storage = \"replicated\", fence_keeps_reads = true, reverse = \"replication\"",
+        contract,
         password: password.into(),
-        capabilities: Vec::new(),
+        // A pool that is not there cannot be asked.
+        capabilities: if shared { Options::default().capabilities } else { Vec::new() },
         fence: Some(Fence {
-            kind: "refuse",
-            engage: order(&format!("fence {name} readonly")),
+            kind,
+            engage: order(&format!("fence {name} {fence}")),
             release: order(&format!("fence {name} off")),
         }),
-        promote: Some(order(&format!("promote {name}"))),
+        promote: (!shared).then(|| order(&format!("promote {name}"))),
     };
     let check = |from: &str, to: &str| {
         let exec = order(&format!("caught-up {from}"));
@@ -166,12 +196,19 @@ pub fn setup(names: [&str; 2], addresses: [SocketAddr; 2], password: &str, ctl: 
              as = [\"barrier\"]\n"
         )
     };
+    let checks = if shared { String::new() } else { check(names[0], names[1]) + &check(names[1], names[0]) };
     Setup {
         pools: names.into_iter().zip(addresses).map(pool).collect(),
-        cutover: "soak = \"100ms\"".into(),
-        tables: check(names[0], names[1]) + &check(names[1], names[0]),
+        cutover: "soak = \"100ms\"\n".into(),
+        tables: checks,
         ..Setup::default()
     }
+}
+
+/// A stopped platform comes back to its port, which nobody may have taken meanwhile.
+fn places(options: Options) -> [Options; 2] {
+    let [first, second, _] = process::addresses();
+    [first, second].map(|address| Options { listen: (address, 10143).into(), ..options.clone() })
 }
 
 /// Gives one order to the process behind `socket`.
@@ -196,6 +233,30 @@ async fn fence(platform: &Platform, mode: &str) -> Reply {
         Ok(()) => Reply::yes("it holds"),
         Err(error) => Reply::no(error.to_string()),
     }
+}
+
+fn address(platform: &Platform, door: &str) -> Reply {
+    let doors = [Door::Imap].into_iter().chain(Door::MAIL);
+    let named = { doors }.find(|d| d.name() == door || (door.is_empty() && *d == Door::Imap));
+    match named.map(|door| platform.door(door)) {
+        Some(Some(address)) => Reply::yes(address.to_string()),
+        Some(None) => Reply::no("it is not open"),
+        None => Reply { code: 1, text: "a door is imap, relay, submission or lmtp".into() },
+    }
+}
+
+/// One line of JSON for each message, as `postqueue -j` writes them.
+fn queue(platform: &Platform) -> String {
+    let line = |message: Arc<Accepted>| {
+        let recipients: Vec<_> =
+            message.recipients.iter().map(|to| serde_json::json!({ "address": to })).collect();
+        let size = message.body.len();
+        serde_json::json!({
+            "queue_name": "active", "sender": message.from, "message_size": size, "recipients": recipients,
+        })
+        .to_string()
+    };
+    platform.queue().into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn counters(platform: &Platform) -> String {

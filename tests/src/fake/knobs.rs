@@ -52,14 +52,30 @@ pub struct Reaction {
     pub raw: Option<String>,
     /// Answers this after the tag and executes nothing: `NO [AUTHENTICATIONFAILED] no`.
     pub refuse: Option<String>,
+    /// Executes, and keeps the answer back until the test says so.
+    pub withhold: Option<Stall>,
     /// Executes, sends only so many bytes of the answer and drops the connection.
     pub cut: Option<usize>,
     /// Drops the connection without executing.
     pub drop: bool,
+    /// At `BODY`: happens when so many bytes of a message or chunk were read.
+    pub at: Option<usize>,
     /// Pending EXPUNGEs are told even where the protocol forbids it.
     pub illegal_expunge: bool,
     /// How often it happens; `None`: until told otherwise.
     pub times: Option<u32>,
+}
+
+impl Reaction {
+    /// Waits as long as it says.
+    pub(super) async fn wait(&self) {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        if let Some(stall) = &self.stall {
+            stall.wait().await;
+        }
+    }
 }
 
 /// A point at which connections wait for a test.
@@ -108,10 +124,12 @@ impl Reactions {
         self.0.clear();
     }
 
-    /// What happens at this verb now; counts it.
-    pub(super) fn take(&mut self, verb: &str) -> Reaction {
-        let key = if self.0.contains_key(verb) { verb } else { "*" };
-        let Some(reaction) = self.0.get_mut(key) else { return Reaction::default() };
+    /// What happens now at the first of these that is set; counts it.
+    pub(super) fn take(&mut self, verbs: &[&str]) -> Reaction {
+        let key = { verbs.iter() }.map(|v| v.to_ascii_uppercase()).find(|v| self.0.contains_key(v));
+        let Some(reaction) = self.0.get_mut(key.as_deref().unwrap_or("*")) else {
+            return Reaction::default();
+        };
         match &mut reaction.times {
             Some(0) => Reaction::default(),
             Some(n) => {

@@ -1,4 +1,4 @@
-//! In-memory IMAP platforms: a store, servers on it, replication between stores, faults on demand.
+//! In-memory mail platforms: a store, servers on it, replication between stores, faults on demand.
 //!
 //! Rule: a fake keeps its word like a good server unless it was told to misbehave: a fence holds when the call
 //! that engaged it returns, replication is in order, and what was acknowledged is there.
@@ -10,6 +10,7 @@
 //! ```
 
 mod accounts;
+pub mod apart;
 mod commands;
 mod connection;
 pub mod control;
@@ -20,6 +21,7 @@ mod mail;
 mod platform;
 mod replication;
 mod search;
+pub mod smtp;
 mod store;
 mod transcript;
 mod view;

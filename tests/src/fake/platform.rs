@@ -3,9 +3,10 @@
 //! Rule: every call that changes what is possible has taken effect when it returns.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use rustls::ServerConfig;
@@ -16,8 +17,10 @@ use tokio::{
 };
 
 use super::{
+    accounts::Account,
     connection::Connection,
     knobs::{Fence, Posture, Reaction, Reactions},
+    smtp::{self, Accepted, Door, Post, Queue, Session},
     store::Store,
     transcript::{Attendance, Counters, Records, Transcript},
 };
@@ -37,8 +40,10 @@ pub enum Tls {
 /// How a platform begins.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where it listens; port 0 finds a free one.
+    /// Where it listens for IMAP; port 0 finds a free one. The doors for mail are at the same address.
     pub listen: SocketAddr,
+    /// The doors for mail; `None`: there are none.
+    pub smtp: Option<smtp::Options>,
     /// The text of its greeting.
     pub greeting: String,
     /// What CAPABILITY shows; `AUTH=PLAIN` and `STARTTLS` come and go by themselves.
@@ -65,6 +70,7 @@ impl Default for Options {
             "IMAP4rev1 LITERAL+ SASL-IR ID ENABLE IDLE NAMESPACE UIDPLUS MOVE UNSELECT ESEARCH MULTIAPPEND";
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            smtp: None,
             greeting: "ready".into(),
             capabilities: capabilities.split(' ').map(String::from).collect(),
             tls: Tls::Off,
@@ -96,6 +102,7 @@ pub(super) struct Shared {
     /// How often all connections were cut; a connection ends when it rises.
     pub(super) cuts: watch::Sender<u64>,
     pub(super) records: Arc<Records>,
+    pub(super) post: Post,
     connections: watch::Sender<usize>,
 }
 
@@ -113,24 +120,65 @@ impl Shared {
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn reaction(&self, verb: &str) -> Reaction {
-        self.reactions.lock().unwrap_or_else(PoisonError::into_inner).take(verb)
+    /// What the test wants to happen at the first of these that it named.
+    pub(super) fn reaction(&self, verbs: &[&str]) -> Reaction {
+        self.reactions.lock().unwrap_or_else(PoisonError::into_inner).take(verbs)
     }
+
+    /// Whose account these credentials open; `authzid` is empty or whom the master wants to be.
+    pub(super) fn sign_in(
+        &self,
+        options: &Options,
+        authzid: &str,
+        authcid: &str,
+        password: &str,
+    ) -> Result<(String, Arc<Account>), Denied> {
+        if !self.posture().logins() {
+            return Err(Denied::Unavailable);
+        }
+        let master = options.master.as_deref() == Some(authcid);
+        let user = match authzid {
+            "" => authcid,
+            _ if master && options.ignores_authzid => authcid,
+            _ if authzid == authcid || master => authzid,
+            _ => return Err(Denied::NotMaster),
+        };
+        let account = self.store.account(user).filter(|_| self.store.password_is(password));
+        account.map(|account| (user.to_owned(), account)).ok_or(Denied::Unknown)
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// Nobody is, now.
+    Unavailable,
+    /// Only the master may be somebody else.
+    NotMaster,
+    /// No such account, or another password.
+    Unknown,
 }
 
 /// A platform that listens; it ends when dropped.
 #[derive(Debug)]
 pub struct Platform {
     shared: Arc<Shared>,
-    address: SocketAddr,
-    listener: Mutex<Option<JoinHandle<()>>>,
+    addresses: BTreeMap<Door, SocketAddr>,
+    /// Empty while it does not listen.
+    listeners: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Platform {
     /// Listens on this store.
     pub async fn start(store: Arc<Store>, options: Options) -> io::Result<Self> {
-        let listener = TcpListener::bind(options.listen).await?;
-        let address = listener.local_addr()?;
+        let mut listeners = vec![(Door::Imap, TcpListener::bind(options.listen).await?)];
+        for door in options.smtp.iter().flat_map(|_| Door::MAIL) {
+            listeners.push((door, TcpListener::bind((options.listen.ip(), 0)).await?));
+        }
+        let mut addresses = BTreeMap::new();
+        for (door, listener) in &listeners {
+            addresses.insert(*door, listener.local_addr()?);
+        }
         let posture = Posture {
             standby: options.standby,
             standby_refuses_logins: options.standby_refuses_logins,
@@ -144,15 +192,31 @@ impl Platform {
             reactions: Mutex::default(),
             said: watch::Sender::default(),
             cuts: watch::Sender::default(),
+            post: Post::default(),
             connections: watch::Sender::default(),
         });
-        let task = tokio::spawn(accept(listener, shared.clone()));
-        Ok(Self { shared, address, listener: Mutex::new(Some(task)) })
+        let platform = Self { shared, addresses, listeners: Mutex::default() };
+        platform.open(listeners);
+        Ok(platform)
     }
 
-    /// Where it listens; the same after a stop.
+    fn open(&self, listeners: Vec<(Door, TcpListener)>) {
+        let spawn = |(door, listener)| tokio::spawn(accept(listener, door, self.shared.clone()));
+        self.listeners().extend(listeners.into_iter().map(spawn));
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where it listens for IMAP; the same after a stop.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[&Door::Imap]
+    }
+
+    /// Where it listens for this; `None` if it was not asked to.
+    pub fn door(&self, door: Door) -> Option<SocketAddr> {
+        self.addresses.get(&door).copied()
     }
 
     /// Its store.
@@ -164,10 +228,11 @@ impl Platform {
     pub async fn fence(&self, fence: Fence) -> io::Result<()> {
         self.shared.set_posture(|p| p.fence = fence);
         if fence == Fence::Stop {
-            self.stop().await
-        } else {
-            return self.resume().await;
+            self.stop().await;
+            return Ok(());
         }
+        self.resume().await?;
+        self.deliver();
         Ok(())
     }
 
@@ -179,6 +244,7 @@ impl Platform {
     /// Able to write, its fence aside.
     pub fn promote(&self) {
         self.shared.set_posture(|p| p.standby = false);
+        self.deliver();
     }
 
     /// Unable to write until promoted.
@@ -188,8 +254,8 @@ impl Platform {
 
     /// Stops listening and ends every connection, unless it leaks; all are gone when this returns.
     pub async fn stop(&self) {
-        let task = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
+        let tasks = std::mem::take(&mut *self.listeners());
+        for task in tasks {
             task.abort();
             // It was aborted; what matters is that its socket is closed.
             let _ = task.await;
@@ -201,15 +267,49 @@ impl Platform {
         }
     }
 
-    /// Listens again on the same port; nothing if it does.
+    /// Stops as if the machine had died; what is in its queue comes back with [`Platform::resume`], or does not.
+    pub async fn die(&self, queue: Queue) {
+        self.stop().await;
+        if queue == Queue::Lost {
+            self.shared.post.lose();
+        }
+    }
+
+    /// Listens again on the same ports; nothing if it does.
     pub async fn resume(&self) -> io::Result<()> {
-        if self.listener.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if !self.listeners().is_empty() {
             return Ok(());
         }
-        let listener = TcpListener::bind(self.address).await?;
-        let task = tokio::spawn(accept(listener, self.shared.clone()));
-        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        let mut listeners = Vec::new();
+        for (door, address) in &self.addresses {
+            listeners.push((*door, TcpListener::bind(address).await?));
+        }
+        self.open(listeners);
+        self.deliver();
         Ok(())
+    }
+
+    /// What was accepted stays in the queue from now on; or is delivered, as it is at first.
+    pub fn hold_queue(&self, held: bool) {
+        self.shared.post.hold(held);
+        self.deliver();
+    }
+
+    fn deliver(&self) {
+        if !self.listeners().is_empty() {
+            let posture = self.shared.posture();
+            self.shared.post.deliver(*posture, &self.shared.store);
+        }
+    }
+
+    /// Mail that was accepted and is not delivered yet.
+    pub fn queue(&self) -> Vec<Arc<Accepted>> {
+        self.shared.post.queue()
+    }
+
+    /// Mail that was accepted since it began, in order.
+    pub fn accepted(&self) -> Vec<Arc<Accepted>> {
+        self.shared.post.accepted()
     }
 
     /// Ends every connection without a word and goes on listening.
@@ -223,6 +323,10 @@ impl Platform {
     }
 
     /// What happens at this verb from now on; `*` is every verb.
+    ///
+    /// The doors for mail also know `GREETING`, `BODY` (with [`Reaction::at`]) and `DOT`, the end of a message by DATA or
+    /// BDAT; `RELAY MAIL`, `SUBMISSION DOT`, … are for one door; `RCPT anna@example.org` is for one recipient, and so in
+    /// LMTP is `DOT anna@example.org`. A refusal there is a whole reply: `451 4.3.0 later`.
     pub fn react(&self, verb: &str, reaction: Reaction) {
         self.shared.reactions.lock().unwrap_or_else(PoisonError::into_inner).set(verb, reaction);
     }
@@ -242,6 +346,11 @@ impl Platform {
         self.shared.records.counters()
     }
 
+    /// How many logins have succeeded.
+    pub fn logins(&self) -> usize {
+        self.shared.records.logins()
+    }
+
     /// What arrived on every connection; empty unless asked for in the options.
     pub fn transcripts(&self) -> Vec<Transcript> {
         self.shared.records.transcripts()
@@ -256,14 +365,12 @@ impl Platform {
 
 impl Drop for Platform {
     fn drop(&mut self) {
-        if let Some(task) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            task.abort();
-        }
+        self.listeners().iter().for_each(JoinHandle::abort);
         self.shared.cuts.send_modify(|n| *n += 1);
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: the next connection that ends frees one.
@@ -276,7 +383,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         tokio::spawn(async move {
             let open = Open(shared);
             tokio::select! {
-                () = serve(stream, &open.0) => {}
+                () = serve(stream, door, &open.0) => {}
                 _ = cuts.changed() => {}
             }
         });
@@ -292,9 +399,12 @@ impl Drop for Open {
     }
 }
 
-async fn serve(stream: TcpStream, shared: &Arc<Shared>) {
+async fn serve(stream: TcpStream, door: Door, shared: &Arc<Shared>) {
     // Latency is all that is lost where it cannot be set.
     let _ = stream.set_nodelay(true);
     // An error is the client's end or a fault that was asked for; either way the connection is over.
-    let _ = Connection::run(stream, shared.clone()).await;
+    let _ = match door {
+        Door::Imap => Connection::run(stream, shared.clone()).await,
+        Door::Relay | Door::Submission | Door::Lmtp => Session::run(stream, door, shared.clone()).await,
+    };
 }

@@ -293,6 +293,16 @@ impl Store {
         accounts.values().flat_map(|a| a.edit().bodies()).collect()
     }
 
+    /// Every body with its account, for the ledger of mail.
+    pub fn mail(&self) -> Vec<(String, Arc<[u8]>)> {
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        let bodies = |(user, account): (&String, &Arc<Account>)| {
+            let user = user.clone();
+            account.edit().bodies().into_iter().map(move |body| (user.clone(), body)).collect::<Vec<_>>()
+        };
+        accounts.iter().flat_map(bodies).collect()
+    }
+
     pub(super) fn account(&self, user: &str) -> Option<Arc<Account>> {
         self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(user).cloned()
     }

@@ -290,7 +290,10 @@ async fn what_arrived_is_on_record() {
 
 #[tokio::test]
 async fn a_pair_obeys_and_answers_with_exit_codes() {
-    let pair = control::Pair::replicated(["old", "new"], [store(), store()], Duration::ZERO).await.unwrap();
+    let pair =
+        control::Pair::replicated(["old", "new"], [store(), store()], Duration::ZERO, Options::default())
+            .await
+            .unwrap();
     let code = async |order: &str| pair.obey(order).await.code;
     assert_eq!(code("caught-up old").await, 0);
     assert_eq!(code("pause old").await, 0);

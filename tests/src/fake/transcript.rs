@@ -16,7 +16,8 @@ pub struct Counters {
     pub accepted: usize,
     /// Logins that succeeded, by user.
     pub logins: BTreeMap<String, usize>,
-    /// Commands that arrived whole, by verb (`UID FETCH` is a verb).
+    /// Commands that arrived whole, by verb (`UID FETCH` is one, and so are `relay MAIL`, `submission AUTH`, `lmtp
+    /// DOT`, which is the end of a message and in LMTP comes once for each recipient).
     pub verbs: BTreeMap<String, usize>,
     /// Bytes that break the protocol.
     pub violations: Vec<String>,
@@ -97,6 +98,10 @@ impl Records {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn logins(&self) -> usize {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).logins.values().sum()
+    }
+
     pub(super) fn transcripts(&self) -> Vec<Transcript> {
         let all = self.transcripts.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|t| t.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
@@ -134,6 +139,11 @@ impl Recorder {
     pub(super) fn login(&mut self, user: &str) {
         self.records.attendance.note(user, true);
         self.user = Some(user.into());
+        self.known_as(user);
+    }
+
+    /// A login that opens no mailbox.
+    pub(super) fn known_as(&self, user: &str) {
         self.records.count(|c| *c.logins.entry(user.into()).or_default() += 1);
         self.note(|t| t.user = Some(user.into()));
     }

@@ -2,17 +2,22 @@
 //!
 //! Rule: strict where the proxy has promised: line ends are CRLF, and a byte of slack is an error that shows.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+use tokio_rustls::TlsAcceptor;
 
-use super::transcript::Recorder;
+use super::{platform::Tls, transcript::Recorder};
 use crate::Stream;
 
 /// The longest line without its literals.
 const LINE: usize = 1 << 20;
-/// The longest literal.
-const LITERAL: usize = 256 << 20;
+/// The longest literal, and the longest message.
+pub(super) const LITERAL: usize = 256 << 20;
 
 /// One argument of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +74,27 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Box<dyn Stream>, recorder: Recorder) -> Self {
-        Self { io: BufReader::with_capacity(1024, stream), line: Vec::new(), recorder }
+    /// Takes a connection over, inside TLS where that comes first; whether it does.
+    pub(super) async fn accept(stream: TcpStream, tls: &Tls, recorder: Recorder) -> io::Result<(Self, bool)> {
+        let (stream, secure): (Box<dyn Stream>, bool) = match tls {
+            Tls::Implicit(config) => {
+                (Box::new(TlsAcceptor::from(config.clone()).accept(stream).await?), true)
+            }
+            Tls::Starttls(_) | Tls::Off => (Box::new(stream), false),
+        };
+        Ok((Self { io: BufReader::with_capacity(1024, stream), line: Vec::new(), recorder }, secure))
+    }
+
+    /// TLS from here on.
+    pub(super) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        if !self.io.buffer().is_empty() {
+            self.recorder.violation("bytes behind STARTTLS");
+        }
+        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
+        let plain = std::mem::replace(&mut self.io, BufReader::new(nothing)).into_inner();
+        let secure = TlsAcceptor::from(config).accept(plain).await?;
+        self.io = BufReader::with_capacity(1024, Box::new(secure));
+        Ok(())
     }
 
     /// One line without its CRLF; `None` at the end of the stream.

@@ -18,17 +18,26 @@ async fn scenario_03_an_idle_session_without_differences_hears_nothing_and_then_
     rig.unharmed().await;
 }
 
-#[tokio::test]
-async fn scenario_37_200_idle_sessions_without_differences_receive_not_one_byte() {
-    let users: Vec<String> = (0..40).map(|n| format!("user{n}")).collect();
+/// Both platforms and the clients are in this process: three descriptors a session, of 20,000.
+#[tokio::test(flavor = "multi_thread")]
+async fn scenario_37_5000_idle_sessions_without_differences_receive_not_one_byte() {
+    const SESSIONS: usize = 5000;
+    let users: Vec<String> = (0..500).map(|n| format!("user{n}")).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
-    let rig = Plan::replicated().start(&users).await;
+    // The default rate would make this a minute; the pace has tests of its own.
+    let rig = Plan::replicated().cutover("login_rate = 5000").start(&users).await;
     let mut sessions = Vec::new();
-    for n in 0..200 {
-        sessions.push(rig.idler(users[n % users.len()]).await);
+    while sessions.len() < SESSIONS {
+        let user = |n: usize| users[(sessions.len() + n) % users.len()];
+        let (a, b, c, d) =
+            tokio::join!(rig.idler(user(0)), rig.idler(user(1)), rig.idler(user(2)), rig.idler(user(3)));
+        sessions.extend([a, b, c, d]);
     }
     let report = rig.cutover("new").await;
-    assert_eq!((&report["sessions"], &report["moved"]), (&200.into(), &200.into()), "{report}");
+    assert_eq!((&report["sessions"], &report["moved"]), (&SESSIONS.into(), &SESSIONS.into()), "{report}");
+    let logins = rig.new_pool().counters().logins;
+    let logins: usize = users.iter().filter_map(|user| logins.get(*user)).sum();
+    assert_eq!(logins, SESSIONS, "one login each, ahead of the pause or in it");
     for session in &mut sessions {
         let reply = session.done().await.unwrap().ok().unwrap();
         assert_eq!(heard(session), format!("{} OK {}\r\n", reply.tag, reply.text));

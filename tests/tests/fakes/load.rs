@@ -67,11 +67,14 @@ impl Session {
     }
 
     async fn append(&mut self) -> Result<()> {
-        let (id, message) = self.rig.ledger.message(fastrand::usize(200..20_000));
-        let reply = if fastrand::bool() {
+        let waits = fastrand::bool();
+        // A literal that does not wait is small (LITERAL-).
+        let largest = if waits { 20_000 } else { 3000 };
+        let (id, message) = self.rig.ledger.message(fastrand::usize(200..largest));
+        let reply = if waits {
             self.client.append("INBOX", &message).await?
         } else {
-            let tag = self.client.start_append("INBOX", &message[..message.len().min(4000)]).await?;
+            let tag = self.client.start_append("INBOX", &message).await?;
             self.client.finish(&tag).await?
         };
         self.rig.settle(&id, &reply);

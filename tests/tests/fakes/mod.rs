@@ -7,8 +7,8 @@ mod different;
 mod hold;
 mod idle;
 mod load;
-
 mod operator;
+mod prewarm;
 mod rig;
 mod shared;
 mod stream;

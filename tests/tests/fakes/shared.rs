@@ -160,3 +160,28 @@ async fn on_shared_storage_a_connection_that_does_not_end_keeps_the_cutover_from
     never_on_both(&rig);
     rig.unharmed().await;
 }
+
+#[tokio::test]
+async fn on_shared_storage_who_was_attached_before_its_turn_stays_attached() {
+    let rig = Plan::shared().cutover("restore_concurrency = 1\n").start(USERS).await;
+    let mut people = people(&rig).await;
+    let (verify, select) = (Stall::default(), Stall::default());
+    let once = |stall: &Stall| Reaction { stall: Some(stall.clone()), times: Some(1), ..Reaction::default() };
+    rig.new_pool().react("EXAMINE", once(&verify));
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&verify).await;
+    // Not earlier: the proof that the new pool writes selects as well.
+    rig.new_pool().react("SELECT", once(&select));
+    verify.release();
+    cutover.reaches(&select).await;
+    rig.state("resuming").await;
+    // Whoever waits in the stall keeps the others from their turn.
+    for _ in 0..3 {
+        people[2].command("NOOP").await.unwrap().ok().unwrap();
+    }
+    select.release();
+    through(cutover.end().await);
+    assert_eq!(rig.new_pool().counters().logins["alice"], 3, "one for each session");
+    never_on_both(&rig);
+    rig.unharmed().await;
+}

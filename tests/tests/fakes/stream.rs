@@ -5,7 +5,7 @@
 
 use bascule_tests::{
     client::{Error, Status},
-    fake::Reaction,
+    fake::{Reaction, Stall},
 };
 
 use super::rig::Plan;
@@ -21,6 +21,39 @@ async fn scenario_85_braces_in_the_text_of_a_status_response_are_no_literal() {
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
     rig.cutover("new").await;
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_word_of_the_proxy_never_stands_in_a_literal() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    let mut alice = rig.inbox("alice").await;
+    let (stall, heard) = (Stall::default(), alice.received());
+    let rest = Reaction {
+        stall: Some(stall.clone()),
+        raw: Some("hi\r\n FLAGS ())\r\n".into()),
+        times: Some(1),
+        ..Reaction::default()
+    };
+    rig.old_pool().react("NOOP", rest);
+    rig.old_pool().say("* 1 FETCH (BODY[] {9}\r\nabc", false);
+    while alice.received() == heard {
+        tokio::select! {
+            whole = alice.notice() => panic!("the end is not said yet: {whole:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    // One packet, so that the proxy has read both lines when the backend has read one.
+    alice.announce("n", "NOOP");
+    alice.announce("s", "SEARCH SUBJECT {3}");
+    alice.write(b"n NOOP\r\ns SEARCH SUBJECT {3}\r\n").await.unwrap();
+    stall.reached(1).await;
+    stall.release();
+    assert_eq!(alice.go_ahead("s").await.unwrap(), None);
+    let reply = alice.finish("n").await.unwrap().ok().unwrap();
+    assert_eq!(reply.lines[0].literals().collect::<Vec<_>>(), [b"abc\r\nhi\r\n"]);
+    alice.complete("s", b"abc").await.unwrap();
+    alice.finish("s").await.unwrap().ok().unwrap();
     rig.unharmed().await;
 }
 

@@ -7,6 +7,7 @@ mod crowd;
 mod cutover;
 mod hold;
 mod logins;
+mod mail;
 mod mbsync;
 mod quiet;
 mod rig;

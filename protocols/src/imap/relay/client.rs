@@ -5,12 +5,15 @@
 use std::borrow::Cow;
 
 use super::{ABSURD, Own, Reading, Relay, Sent, Verdict, What, bounded};
-use crate::imap::{
-    command::{self, Class, Head, Verb},
-    farewell::answer,
-    fragment::{self, LineError, Literal},
-    state::Selected,
-    tag::{Tag, TagMaker},
+use crate::{
+    imap::{
+        command::{self, Class, Head, Verb},
+        farewell::answer,
+        fragment::{self, LineError, Literal},
+        state::Selected,
+        tag::{Tag, TagMaker},
+    },
+    lines::TooLong,
 };
 
 impl Relay {
@@ -38,7 +41,7 @@ impl Relay {
             Ok(None) => return (n, Verdict::NeedMore),
             Ok(Some(line)) => line,
             // Where the line begins is not at hand, and RFC 3501 §7.1.3 has this very case without a tag.
-            Err(error) => return (n, close(b"", error)),
+            Err(error) => return (n, close(b"", error.into())),
         };
         let text = fragment::text(line);
         if let Err(error) = fragment::check(text) {
@@ -51,6 +54,8 @@ impl Relay {
         let reading = std::mem::replace(&mut self.reading, Reading::Command);
         let verdict = match reading {
             Reading::Idle if text.eq_ignore_ascii_case(b"DONE") => Verdict::Own(Own::Done),
+            // Its data would be read as commands.
+            Reading::Idle if fragment::literal(text).is_some() => return (n, close(text, LineError::Marker)),
             Reading::Idle => Verdict::Own(Own::NotDone),
             Reading::Discard(tag, _) => {
                 if let Some(literal) = fragment::literal(text) {
@@ -105,7 +110,7 @@ impl Relay {
             return Ok(true);
         }
         if literal.size > ABSURD {
-            return Err(LineError::TooLong);
+            return Err(TooLong.into());
         }
         self.reading = Reading::Discard(tag.clone(), literal.size);
         Ok(false)

@@ -46,6 +46,12 @@ impl Relay {
         (Some(idle_completed(&tag)), None)
     }
 
+    /// Whether the backend idles and the client does not: it must be roused before it reads a command.
+    pub fn idles_alone(&self) -> bool {
+        self.client_idle.is_none()
+            && matches!(self.server_idle, ServerIdle::Asked(_) | ServerIdle::Running(_))
+    }
+
     /// Ends the backend's IDLE, if it runs, without a word to the client.
     pub fn rouse_backend(&mut self) -> Option<&'static [u8]> {
         self.leave_server_idle(None)
@@ -62,6 +68,11 @@ impl Relay {
             ServerIdle::Ending { answer, .. } => answer.take().map(|tag| idle_completed(&tag)),
             ServerIdle::No | ServerIdle::Asked(_) | ServerIdle::Running(_) => None,
         }
+    }
+
+    /// Whether the client's DONE waits for the backend.
+    pub fn ends_idle(&self) -> bool {
+        matches!(self.server_idle, ServerIdle::Ending { answer: Some(_), .. })
     }
 
     fn leave_server_idle(&mut self, answer: Option<Tag>) -> Option<&'static [u8]> {

@@ -21,10 +21,11 @@ use std::{borrow::Cow, collections::VecDeque};
 use self::idle::idle_completed;
 use super::{
     command::Verb,
-    fragment::{Lines, Literal},
+    fragment::Literal,
     state::{Selected, State},
     tag::{Tag, TagMaker},
 };
+use crate::lines::Lines;
 
 /// Longest line of a response before its first literal, bytes (semantics §1.0).
 const RESPONSE_LINE: usize = 8 << 20;
@@ -285,7 +286,7 @@ impl Relay {
 
     /// Whether every command has its answer, the client's DONE too.
     pub fn answered(&self) -> bool {
-        self.flight.is_empty() && !matches!(self.server_idle, ServerIdle::Ending { answer: Some(_), .. })
+        self.flight.is_empty() && !self.ends_idle()
     }
 
     /// Writes whose outcome nobody knows once the backend is gone.

@@ -3,7 +3,8 @@
 //! Rule: no incomplete line reaches the client, except a literal that streams.
 
 use super::{
-    Event, Fate, Probe, RESPONSE_LINE, Relay, Sent, ServerIdle, Step, What, bounded, idle::idle_completed,
+    ENABLEABLE, Event, Fate, Probe, RESPONSE_LINE, Relay, Sent, ServerIdle, Step, What, bounded,
+    idle::idle_completed,
 };
 use crate::imap::{
     fragment,
@@ -54,8 +55,7 @@ impl Relay {
         }
         self.server.extend_from_slice(input);
         let event = (self.server.len() > RESPONSE_LINE).then_some(Event::Lost("response line too long"));
-        let owned = if event.is_some() { std::mem::take(&mut self.server) } else { Vec::new() };
-        Step { owned, swallow: input.len(), event, ..Step::default() }
+        Step { swallow: input.len(), event, ..Step::default() }
     }
 
     fn finished_line(&mut self, rest: &[u8]) -> Step {
@@ -64,7 +64,10 @@ impl Relay {
         let (owned, event) = match self.line(&line) {
             Fate::Forward(event) => (line, event),
             Fate::Swallow(event) => (Vec::new(), event),
-            Fate::Lost(why) => (line, Some(Event::Lost(why))),
+            Fate::Lost(why) => {
+                self.server = line;
+                (Vec::new(), Some(Event::Lost(why)))
+            }
         };
         Step { owned, swallow: rest.len(), event, ..Step::default() }
     }
@@ -117,10 +120,13 @@ impl Relay {
     }
 
     fn mailbox(&mut self, change: impl FnOnce(&mut Selected)) -> Fate {
-        // Only the oldest command speaks: before its turn a pipelined SELECT has selected nothing.
+        // Only the oldest command speaks: before its turn a pipelined SELECT has selected nothing, and an IDLE of
+        // ours is older than every command.
+        let idles = !matches!(self.server_idle, ServerIdle::No);
         let pending = self.flight.front_mut().and_then(|s| match &mut s.what {
-            What::Select(selected) => Some(selected),
-            What::Read
+            What::Select(selected) if !idles => Some(selected),
+            What::Select(_)
+            | What::Read
             | What::Write
             | What::Upload
             | What::Deselect { .. }
@@ -248,6 +254,12 @@ impl Relay {
         }
     }
 
+    /// The beginning of a line of the backend, or the line at which step was lost: only a byte pipe shows it to
+    /// the client.
+    pub fn unsent(&self) -> &[u8] {
+        &self.server
+    }
+
     /// How often the selected mailbox has changed.
     pub fn selections(&self) -> u32 {
         self.selections
@@ -275,7 +287,9 @@ impl Relay {
 
 impl State {
     fn enable(&mut self, words: &[u8]) {
-        for word in words.split(|b| *b == b' ').filter(|w| !w.is_empty()) {
+        // What a restore cannot ask for again is not kept, however much a server says.
+        let known = |word: &&[u8]| ENABLEABLE.iter().any(|have| have.as_bytes().eq_ignore_ascii_case(word));
+        for word in words.split(|b| *b == b' ').filter(known) {
             if !self.enabled.iter().any(|have| have.eq_ignore_ascii_case(word)) {
                 self.condstore |=
                     word.eq_ignore_ascii_case(b"CONDSTORE") || word.eq_ignore_ascii_case(b"QRESYNC");

@@ -19,7 +19,7 @@ use super::{
     data::{Bare, Chunk, Content},
     reply::Class,
 };
-use crate::imap::fragment::Lines;
+use crate::lines::Lines;
 
 /// Longest command line: 512 of RFC 5321 §4.5.3.1.4, and room for what extensions add (AUTH has 12,288 of its own,
 /// RFC 4954 §4).

@@ -21,6 +21,8 @@ pub(super) fn cutover(table: &Table<'_>, raw: &raw::Cutover, pools: &[&str]) -> 
         arm_timeout: time("arm_timeout", &raw.arm_timeout, defaults::ARM_TIMEOUT)?,
         guard_passes: table.count("guard_passes", &raw.guard_passes, defaults::GUARD_PASSES)?,
         guard_interval: time("guard_interval", &raw.guard_interval, defaults::GUARD_INTERVAL)?,
+        prewarm: raw.prewarm.unwrap_or(defaults::PREWARM),
+        login_rate: table.count("login_rate", &raw.login_rate, defaults::LOGIN_RATE)?,
         verify_sample: raw.verify_sample.unwrap_or(defaults::VERIFY_SAMPLE),
         unmovable: unmovable(table, &raw.unmovable)?,
         restore_concurrency: table.count(

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
@@ -47,8 +48,17 @@ impl Run {
         seen(self.outside.open_canaries(self.course.from).await)?;
         let until = Instant::now() + self.cutover().arm_timeout;
         self.world.registry.birth(Order::Prepare);
-        let (guards, ()) = tokio::join!(self.guards(until), self.prepare(until));
-        guards?;
+        let warm = Notify::new();
+        let guarded = async { tokio::join!(self.guards(until), warm.notified()).0 };
+        let sessions = async {
+            self.prepare(until).await;
+            self.prewarm(until, &warm).await
+        };
+        tokio::select! {
+            passed = guarded => passed?,
+            never = sessions => match never {},
+        }
+        self.board.waits("prewarm", vec![]);
         self.within_unmovable()
     }
 

@@ -4,6 +4,7 @@
 //! Nothing is decided here.
 
 use std::{
+    collections::HashSet,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,6 +17,7 @@ use tokio::{
 };
 
 mod asking;
+mod prewarm;
 mod sessions;
 
 pub(super) use asking::asked;
@@ -33,7 +35,10 @@ use crate::{
         types::{Outcome, Report, Stage},
     },
     gate::Phase,
-    session::{World, registry::Order},
+    session::{
+        World,
+        registry::{Order, SessionId},
+    },
     topology::PoolId,
 };
 
@@ -59,6 +64,8 @@ pub(super) struct Run {
     pub(super) words: mpsc::UnboundedSender<Word>,
     /// The operator's last word on which pool serves, for the journal.
     pub(super) said: Mutex<String>,
+    /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
+    doubtful: Mutex<HashSet<SessionId>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
 }
@@ -100,8 +107,9 @@ impl Run {
         course: Course,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
-        let (said, book, clock) = (Mutex::default(), Mutex::new(Book::new()), Mutex::new(None));
-        (Arc::new(Self { world, outside, log, board, course, words, said, book, clock }), received)
+        let (said, doubtful) = (Mutex::default(), Mutex::default());
+        let (book, clock) = (Mutex::new(Book::new()), Mutex::new(None));
+        (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
     }
 
     /// Carries out effects of a state in order, up to the first that fails.
@@ -210,11 +218,19 @@ impl Run {
         self.world.holds.reset();
         self.world.gate.shut(now(), share).map_err(|gate| gate.to_string())?;
         self.start_clock(share);
-        let all = self.world.registry.all();
-        lock(&self.book).shut(all.iter().map(|handle| handle.id).collect());
         // Whoever comes now waits at the gate; there is nothing to prepare.
         self.world.registry.birth(Order::Flow);
-        self.wake_all();
+        let (mut alive, mut warm) = (Vec::new(), 0);
+        self.world.registry.each(|handle| {
+            let standing = handle.word.read();
+            // All others look at the gate with their next command.
+            if standing.listens() {
+                handle.wake();
+            }
+            warm += usize::from(standing.spare == Some(self.course.to));
+            alive.push(handle.id);
+        });
+        lock(&self.book).shut(alive, warm);
         Ok(())
     }
 
@@ -227,7 +243,6 @@ impl Run {
             sleep(share).await;
             while let Some(left) = world.gate.left(now()) {
                 if world.gate.expire(now()) {
-                    world.registry.all().iter().for_each(|handle| handle.wake());
                     tell(Event::Expired);
                     break;
                 }
@@ -251,9 +266,7 @@ impl Run {
 
     fn fail_stop(&self) -> Carried {
         // Only a decision that was being written moves; a gate that expired serves nobody either.
-        if self.world.gate.fail_stop().is_ok() {
-            self.wake_all();
-        }
+        let _: Result<_, _> = self.world.gate.fail_stop();
         Ok(())
     }
 
@@ -269,7 +282,7 @@ impl Run {
         self.world.gate.open(topology.epoch).map_err(|gate| gate.to_string())?;
         *lock(&self.clock) = None;
         lock(&self.book).opened();
-        self.wake_all();
+        // Nobody is woken: whoever waits has its turn in the attach that follows.
         Ok(())
     }
 

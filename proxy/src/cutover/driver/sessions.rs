@@ -9,20 +9,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Carried, Run, lock};
 use crate::{
     config::Unmovable,
-    cutover::muster::{Orders, attach_order, logged_in, one_at_a_time, until_none},
+    cutover::muster::{Ended, Orders, Pace, attach_order, logged_in, one_at_a_time, until_none, waiting},
     session::registry::{Handle, Order, Progress},
 };
 
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
     pub(super) async fn prepare(&self, until: Instant) {
-        let all = self.world.registry.all();
         // A connection without a login has nothing to learn; its order stands for when it has.
-        let (known, unknown): (Vec<_>, Vec<_>) = all.into_iter().partition(|h| !h.info().identity.is_empty());
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            self.world.registry.all().into_iter().partition(|handle| logged_in(handle));
         for handle in unknown {
             handle.give(Order::Prepare);
         }
-        let mut orders = Orders::new(Order::Prepare, self.cutover().restore_concurrency, known);
+        let mut orders = Orders::new(Order::Prepare, self.cutover().restore_concurrency, Pace::none());
+        orders.add(known, |_| false);
         let tell = |lines| self.board.waits("views", lines);
         let _ = timeout_at(until, orders.carry_out(&self.world.registry, tell)).await;
         let late = |h: &Arc<Handle>| (h.id, h.info().unmovable.unwrap_or_else(|| "view_unknown".into()));
@@ -33,11 +34,15 @@ impl Run {
         self.board.waits("views", vec![]);
     }
 
-    pub(super) fn within_unmovable(&self) -> Carried {
-        let allowed = match self.cutover().unmovable {
+    fn allowed_unmovable(&self) -> usize {
+        match self.cutover().unmovable {
             Unmovable::Abort => 0,
             Unmovable::Upto(allowed) => allowed,
-        };
+        }
+    }
+
+    pub(super) fn within_unmovable(&self) -> Carried {
+        let allowed = self.allowed_unmovable();
         let mut book = lock(&self.book);
         let count = book.unmovable([]);
         if count <= allowed {
@@ -48,8 +53,7 @@ impl Run {
     }
 
     pub(super) async fn drain(&self) -> Carried {
-        let pipes: Vec<_> =
-            self.world.registry.all().into_iter().filter(|handle| handle.info().pipe).collect();
+        let pipes = self.world.registry.select(|handle| handle.inspect(|info| info.pipe));
         lock(&self.book).unmovable(pipes.iter().map(|handle| (handle.id, "pipe".into())));
         for pipe in pipes {
             pipe.give(Order::End);
@@ -87,8 +91,7 @@ impl Run {
     /// Whoever cannot stay on the old pool goes, and its end is awaited.
     pub(super) async fn leave_old(&self) -> Carried {
         let must_go = |handle: &Handle| self.must_leave(handle);
-        let leaving: Vec<_> =
-            self.world.registry.all().into_iter().filter(|handle| must_go(handle)).collect();
+        let leaving = self.world.registry.select(must_go);
         let given: Vec<_> = leaving.into_iter().map(|handle| (handle.give(Order::Leave), handle)).collect();
         // The hold's deadline bounds this wait.
         let limit = self.cutover().max_hold;
@@ -106,71 +109,112 @@ impl Run {
             return Ok(());
         }
         let touches = |handle: &Handle| handle.word.read().touches(self.course.to);
+        // Who was told to go there and has not begun would begin now.
+        let may_touch = |handle: &Handle| touches(handle) || handle.order().1 == Order::Verify;
         let reserve = self.cutover().abort_reserve;
         for order in [Order::Leave, Order::End] {
-            for handle in self.world.registry.all().iter().filter(|handle| touches(handle)) {
-                handle.give(order);
-            }
-            if self.wait_within(reserve, touches, "sessions leaving the new pool").await.is_ok() {
+            let mut orders = Orders::new(order, usize::MAX, Pace::none());
+            orders.add(self.world.registry.select(may_touch), |_| false);
+            let gone = async {
+                orders.carry_out(&self.world.registry, |lines| self.board.waits("sessions", lines)).await;
+                self.wait_within(reserve, touches, "sessions leaving the new pool").await
+            };
+            if timeout(reserve, gone).await.is_ok_and(|gone| gone.is_ok()) {
                 return Ok(());
             }
         }
         Err("sessions are still on the new pool".into())
     }
 
-    /// Sessions with held commands, and a sample of the others.
+    /// A sample: those that were doubted, those with held commands, others, in this order. What it does not look
+    /// at is looked at by the attach, before a byte of the new pool reaches the client.
+    ///
+    /// Everybody with a held command would make the pause grow with the number of them.
     pub(super) async fn verify(&self) -> Carried {
-        let sessions = logged_in(&self.world.registry).into_iter().filter(|(_, info)| !info.pipe);
-        let (held, others): (Vec<_>, Vec<_>) = sessions.partition(|(_, info)| info.held > 0);
-        let sample = others.into_iter().take(self.cutover().verify_sample);
-        let chosen = held.into_iter().chain(sample).map(|(handle, _)| handle).collect();
-        let mut orders = Orders::new(Order::Verify, self.cutover().restore_concurrency, chosen);
+        let allowed = self.allowed_unmovable();
+        let mut sessions =
+            self.world.registry.select(|handle| logged_in(handle) && !handle.inspect(|info| info.pipe));
+        let doubtful = std::mem::take(&mut *lock(&self.doubtful));
+        let rank = |handle: &Arc<Handle>| match () {
+            () if doubtful.contains(&handle.id) => 0u8,
+            () if handle.word.read().waits => 1,
+            () => 2,
+        };
+        sessions.sort_by_cached_key(rank);
+        // Of the doubted at least so many as make it turn back.
+        let doubted = sessions.partition_point(|handle| rank(handle) == 0);
+        sessions.truncate(self.cutover().verify_sample.max(doubted.min(allowed.saturating_add(1))));
+        let mut orders = Orders::new(Order::Verify, self.cutover().restore_concurrency, Pace::none());
+        orders.add(sessions, |_| false);
+        orders.allow_lost(allowed);
         orders.carry_out(&self.world.registry, |lines| self.board.waits("verify", lines)).await;
         self.board.waits("verify", vec![]);
         lock(&self.book).unmovable(orders.tally.lost);
         self.within_unmovable()
     }
 
-    /// Every session gets its backend on the active pool, in the order of who feels the wait.
+    /// Every session gets its backend on the active pool, in the order of who feels the wait. Logins that nobody
+    /// waits for are spread; a session whose client asks for something meanwhile attaches by itself.
     pub(super) async fn attach(&self) -> Carried {
-        let sessions = attach_order(logged_in(&self.world.registry));
-        let count = sessions.len();
-        let mut orders = Orders::new(Order::Attach, self.cutover().restore_concurrency, sessions);
-        let limit = self.cutover().resume_within.max(self.world.config.limits.command_ceiling);
-        let attached =
-            timeout(limit, orders.carry_out(&self.world.registry, |lines| self.board.waits("attach", lines)))
-                .await;
+        let (registry, active) = (&self.world.registry, self.world.topology.load().active);
+        let cold = |handle: &Handle| handle.word.read().spare != Some(active);
+        let mut orders = Orders::new(Order::Attach, self.cutover().restore_concurrency, Pace::none());
+        let waiting = waiting(registry, active);
+        orders.add(waiting.clone(), |_| false);
+        orders.give(registry);
+        let others = attach_order(registry, active, &waiting);
+        let count = waiting.len() + others.len();
+        orders.set_pace(self.resume_pace(others.iter().filter(|handle| cold(handle)).count()));
+        orders.allow_lost((count / 200).max(10));
+        orders.add(others, cold);
+        self.carry_on(&mut orders, count).await;
         self.board.waits("attach", vec![]);
-        if attached.is_err() {
-            self.board.alarm(format!(
-                "{} sessions were not attached within {limit:?}",
-                orders.unfinished().count()
-            ));
-        }
-        let lost = orders.tally.lost;
-        if lost.len() > (count / 200).max(10) {
-            self.board.alarm(format!("{} of {count} sessions were refused by the active pool", lost.len()));
-        }
-        lock(&self.book).unmovable(lost);
+        lock(&self.book).unmovable(orders.tally.lost);
         Ok(())
+    }
+
+    /// So many logins in nine tenths of the time that they may take, and no slower than logins may come anyway.
+    fn resume_pace(&self, logins: usize) -> Pace {
+        let share = self.cutover().resume_within * 9 / 10 / u32::try_from(logins.max(1)).unwrap_or(u32::MAX);
+        Pace::every(share.min(Duration::from_secs(1) / self.cutover().login_rate))
+    }
+
+    async fn carry_on(&self, orders: &mut Orders, count: usize) {
+        let limit = self.cutover().resume_within.max(self.world.config.limits.command_ceiling);
+        loop {
+            let tell = |lines| self.board.waits("attach", lines);
+            let braked = orders.braked();
+            let work = orders.carry_out(&self.world.registry, tell);
+            // A pool that refuses users is not left to refuse the others because time is up.
+            let ended = if braked { Ok(work.await) } else { timeout(limit, work).await };
+            match ended {
+                Ok(Ended::All) => return,
+                Ok(Ended::Braked) => {
+                    let lost = orders.tally.lost.len();
+                    self.board.alarm(format!(
+                        "{lost} of {count} sessions were refused by the active pool; the others are attached one at a time"
+                    ));
+                }
+                Err(_) => {
+                    let left = orders.unfinished().count();
+                    return self.board.alarm(format!("{left} sessions were not attached within {limit:?}"));
+                }
+            }
+        }
     }
 
     pub(super) async fn rest(&self) -> Carried {
         self.world.topology.set_target(None);
         self.world.gate.arm(false);
         self.world.registry.birth(Order::Flow);
-        for handle in self.world.registry.all() {
+        self.world.registry.each(|handle| {
             let (number, order) = handle.order();
             // Who is late with its attach goes on with it.
             if order != Order::Attach || handle.progress(number) != Progress::Working {
                 handle.give(Order::Flow);
             }
-        }
+        });
         self.outside.close_canaries().await;
         Ok(())
-    }
-
-    pub(super) fn wake_all(&self) {
-        self.world.registry.all().iter().for_each(|handle| handle.wake());
     }
 }

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bascule_protocols::imap::{capability::Capabilities, relay::Event};
+use bascule_protocols::imap::{capability::Capabilities, relay::Event, tag::Tag};
 use tokio::io::AsyncBufRead;
 
 use super::{
+    hold::Body,
     relay::{Backend, End, Session},
     upload::Path,
 };
@@ -44,6 +45,10 @@ impl Session {
                 }
             }
             Pin::new(&mut backend.leg).consume(step.forward + step.swallow);
+            if !self.relay.mid_response() && !self.unsaid.is_empty() {
+                let words = std::mem::take(&mut self.unsaid);
+                self.say(&words);
+            }
             if let Some(event) = step.event {
                 self.on_event(event)?;
             }
@@ -67,19 +72,7 @@ impl Session {
                 Ok(())
             }
             Event::Answered(tag) => {
-                if let Some(refused) = self.sending.take_if(|s| s.sent.tag == tag)
-                    && refused.since.is_some()
-                {
-                    self.world().metrics.held_commands.dec();
-                }
-                if let Some(upload) = self.upload.as_mut().filter(|u| u.tag == tag) {
-                    if self.relay.undecided() {
-                        self.relay.cancel_literal();
-                        self.upload = None;
-                    } else if let Path::Streaming { answered, .. } = &mut upload.path {
-                        *answered = true;
-                    }
-                }
+                self.on_answered(&tag);
                 Ok(())
             }
             Event::Send(bytes) => {
@@ -97,6 +90,35 @@ impl Session {
             Event::Bye => self.on_backend_end(),
             Event::Lost(why) => self.on_lost(why),
         }
+    }
+
+    /// The upload or collected command of this tag has its answer. Where its end has not been sent, what is left
+    /// of it only keeps the backend in step, and it goes nowhere else.
+    fn on_answered(&mut self, tag: &Tag) {
+        if let Some(refused) = self.sending.take_if(|s| s.sent.tag == *tag && s.waits()) {
+            self.no_longer_held(refused.since);
+        } else if let Some(sending) = self.sending.as_mut().filter(|s| s.sent.tag == *tag) {
+            sending.answered = true;
+        }
+        if let Some(held) = self.queue.take_answered(tag) {
+            if let Body::Streamed { last, .. } = &held.body {
+                self.tell_backend(&[&last[..], b"\r\n"].concat());
+            }
+            self.no_longer_held(held.since);
+        }
+        if let Some(upload) = self.upload.as_mut().filter(|u| u.tag == *tag) {
+            if self.relay.undecided() {
+                self.relay.cancel_literal();
+                self.upload = None;
+            } else if let Path::Streaming { answered, .. } = &mut upload.path {
+                *answered = true;
+            }
+        }
+    }
+
+    pub(super) fn no_longer_held(&self, since: Option<Instant>) {
+        self.world().metrics.held_commands.sub(i64::from(since.is_some()));
+        self.describe_queue();
     }
 
     /// The stream cannot be followed (design §4.7).

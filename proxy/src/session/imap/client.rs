@@ -74,7 +74,10 @@ impl Session {
                             Todo::Sent(sent)
                         }
                         _ => {
-                            self.entry.handle.word.set(self.standing);
+                            if free {
+                                self.entry.handle.word.set(self.standing);
+                                self.entry.handle.word_changed();
+                            }
                             Todo::Hold(sent, bytes.into_owned())
                         }
                     }
@@ -99,7 +102,8 @@ impl Session {
 
     /// Whether a command may go to the backend past everything that waits.
     pub(super) fn free_way(&self) -> bool {
-        self.queue.is_empty() && self.sending.is_none() && !self.relay.probing() && self.flows()
+        let in_step = !self.relay.probing() && !self.relay.idles_alone();
+        self.queue.is_empty() && self.sending.is_none() && in_step && self.flows()
     }
 
     fn apply(&mut self, todo: Todo) -> Result<(), End> {

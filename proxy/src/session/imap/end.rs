@@ -68,7 +68,9 @@ impl Session {
         if let Some(sending) = self.sending.take() {
             half_sent = true;
             self.world().metrics.held_commands.sub(i64::from(sending.since.is_some()));
-            self.say(&unavailable(&sending.sent.tag));
+            if !sending.answered {
+                self.say(&unavailable(&sending.sent.tag));
+            }
         }
         while let Some(held) = self.queue.pop() {
             half_sent |= matches!(held.body, Body::Streamed { .. });
@@ -155,7 +157,9 @@ impl Session {
         let Some(mut backend) = self.backend else { return };
         let mut to_backend = std::mem::take(&mut backend.out);
         to_backend.keep(self.relay.unfinished());
-        let pipe = Pipe { client: self.client, to_client: self.to_client, backend: backend.leg, to_backend };
+        let mut to_client = self.to_client;
+        to_client.keep(self.relay.unsent());
+        let pipe = Pipe { client: self.client, to_client, backend: backend.leg, to_backend };
         pipe.run(&self.door.world, &self.entry.handle, backend.epoch).await;
     }
 }

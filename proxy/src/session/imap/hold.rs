@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use bascule_protocols::imap::relay::Sent;
+use bascule_protocols::imap::{relay::Sent, tag::Tag};
 
 use super::upload::Whole;
 
@@ -76,6 +76,15 @@ impl Queue {
 
     pub(super) fn pop(&mut self) -> Option<Held> {
         let held = self.commands.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(held.body.bytes());
+        Some(held)
+    }
+
+    /// Takes out an upload that streamed up to its commit point and was answered before it.
+    pub(super) fn take_answered(&mut self, tag: &Tag) -> Option<Held> {
+        let streamed = |held: &Held| held.sent.tag == *tag && matches!(held.body, Body::Streamed { .. });
+        let at = self.commands.iter().position(streamed)?;
+        let held = self.commands.remove(at)?;
         self.bytes = self.bytes.saturating_sub(held.body.bytes());
         Some(held)
     }

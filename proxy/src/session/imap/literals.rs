@@ -195,6 +195,9 @@ impl Session {
 
     /// Before the backend is given up: what streams to it is only kept from now on.
     pub(super) fn detach_uploads(&mut self) -> Result<(), End> {
+        if let Some(answered) = self.sending.take_if(|sending| sending.answered) {
+            self.no_longer_held(answered.since);
+        }
         if let Some(sending) = self.sending.take() {
             self.queue.put_back(Held {
                 sent: sending.sent,

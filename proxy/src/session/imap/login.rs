@@ -46,6 +46,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A login hears of the gate from its beginning to its end.
+const WAITING: Standing = Standing { backend: None, spare: None, writes: 0, reads: 0, waits: true };
+
 /// Asks until somebody answers or `limits.login_ceiling` has passed. Cancel by dropping: the word is the
 /// caller's to clear.
 pub(super) async fn login(
@@ -92,12 +95,14 @@ async fn wait_for_gate(world: &World, handle: &Handle) -> bool {
     std::future::poll_fn(|cx| {
         handle.register(cx.waker());
         let topology = world.topology.load();
-        let standing = Standing { backend: Some(topology.active), ..Standing::default() };
-        if handle.word.announce(standing, &world.gate, topology.epoch) {
+        if handle.word.announce(
+            Standing { backend: Some(topology.active), ..WAITING },
+            &world.gate,
+            topology.epoch,
+        ) {
             return std::task::Poll::Ready(());
         }
-        handle.word.set(Standing::default());
-        handle.word_changed();
+        clear(handle);
         waited = true;
         std::task::Poll::Pending
     })
@@ -161,7 +166,7 @@ async fn ask(
 }
 
 fn clear(handle: &Handle) {
-    handle.word.set(Standing::default());
+    handle.word.set(WAITING);
     handle.word_changed();
 }
 

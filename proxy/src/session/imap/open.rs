@@ -5,9 +5,12 @@
 
 use std::{io, time::Duration};
 
-use bascule_protocols::imap::{
-    fragment::{Lines, text},
-    response::{Response, Status},
+use bascule_protocols::{
+    imap::{
+        fragment::text,
+        response::{Response, Status},
+    },
+    lines::Lines,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt},

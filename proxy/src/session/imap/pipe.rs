@@ -46,7 +46,7 @@ impl Pipe {
             }
             let must_go = match order {
                 Order::Leave | Order::Attach | Order::End => true,
-                Order::Flow | Order::Prepare | Order::Verify => !world.gate.admits(epoch),
+                Order::Flow | Order::Prepare | Order::Prewarm | Order::Verify => !world.gate.admits(epoch),
             };
             if must_go {
                 return Poll::Ready(());

@@ -97,6 +97,8 @@ pub(super) struct Session {
     pub(super) entry: Entry,
     pub(super) client: Leg,
     pub(super) to_client: Outgoing,
+    /// Words of ours that wait for the end of a response.
+    pub(super) unsaid: Vec<u8>,
     pub(super) backend: Option<Backend>,
     pub(super) spare: Option<Spare>,
     pub(super) relay: Relay,
@@ -122,6 +124,7 @@ enum Ready {
     Client,
     Backend,
     Errand(ErrandResult),
+    SpareEnded,
     Again,
     ClientFailed,
     BackendFailed,
@@ -142,11 +145,14 @@ impl Session {
             relay.show(pinned.bytes(Stage::Authenticated));
         }
         let now = Instant::now();
+        let standing = Standing { backend: Some(backend.pool), ..Standing::default() };
+        entry.handle.word.set(standing);
         Self {
             door,
             entry,
             client,
             to_client: Outgoing::default(),
+            unsaid: Vec::new(),
             backend: Some(Backend {
                 leg: backend.leg,
                 out: Outgoing::default(),
@@ -167,7 +173,7 @@ impl Session {
             waiting_literal: None,
             generation: 0,
             rebuilt: None,
-            standing: Standing { backend: Some(backend.pool), ..Standing::default() },
+            standing,
             counts: Counts::default(),
             last_input: now,
             last_output: now,
@@ -203,6 +209,10 @@ impl Session {
                     self.errand = None;
                     self.on_errand(result)
                 }
+                Ready::SpareEnded => {
+                    self.on_spare_end();
+                    Ok(())
+                }
                 Ready::Again => Ok(()),
                 Ready::ClientFailed => Err(End::Client),
                 Ready::BackendFailed => self.on_backend_end(),
@@ -224,6 +234,9 @@ impl Session {
             && let Poll::Ready(result) = errand.as_mut().poll(cx)
         {
             return Poll::Ready(Ready::Errand(result));
+        }
+        if self.spare.as_mut().is_some_and(|spare| spare.has_ended(cx)) {
+            return Poll::Ready(Ready::SpareEnded);
         }
         let client_open = match self.to_client.poll_flush(cx, &mut self.client) {
             Poll::Ready(Ok(())) => true,
@@ -285,7 +298,7 @@ impl Session {
             && self.queue.len() < limits.held_commands
             && self.queue.bytes() < limits.held_bytes
             && self.backend.as_ref().is_none_or(|b| b.out.is_empty())
-            && self.to_client.len() < 64 * 1024
+            && self.to_client.len() + self.unsaid.len() < 64 * 1024
     }
 
     /// Whether this session's commands reach a backend now.
@@ -301,7 +314,8 @@ impl Session {
     pub(super) fn advance(&mut self) -> Result<(), End> {
         self.obey()?;
         let flows = self.flows();
-        if self.orders.flowed && !flows {
+        let shut = self.orders.flowed && !flows;
+        if shut {
             self.gate_shut();
         }
         self.orders.flowed = flows;
@@ -312,6 +326,10 @@ impl Session {
         self.parked()?;
         self.idle_backend()?;
         self.sync_word();
+        if shut {
+            // What the word said before was news to nobody.
+            self.entry.handle.word_changed();
+        }
         if self.upload.is_some() {
             self.describe_queue();
         }
@@ -336,8 +354,11 @@ impl Session {
         }
     }
 
-    /// A failed client is found by the next read.
+    /// A failed client is found by the next read. Within a response of the backend the words wait for its end.
     pub(super) fn say(&mut self, bytes: &[u8]) {
+        if self.relay.mid_response() {
+            return self.unsaid.extend_from_slice(bytes);
+        }
         self.last_output = Instant::now();
         let _ = self.to_client.push(&mut self.client, bytes);
     }

@@ -40,15 +40,32 @@ impl Session {
             spare: self.spare.as_ref().and_then(Spare::user_on).or(self.orders.verifying),
             writes,
             reads,
+            waits: self.waits(),
         }
+    }
+
+    /// Whether something of the session is for a gate that moves. Commands in flight stand for themselves.
+    fn waits(&self) -> bool {
+        !self.queue.is_empty()
+            || self.sending.is_some()
+            || self.upload.is_some()
+            || self.waiting_literal.is_some()
+            || self.parked.is_some()
+            || self.relay.ends_idle()
     }
 
     /// Tells the word what has become of commands and connections.
     pub(super) fn sync_word(&mut self) {
         let now = self.now_standing();
         if now != self.standing {
+            let begins = now.waits && !self.standing.waits;
             self.standing = now;
-            self.entry.handle.word.set(now);
+            let word = &self.entry.handle.word;
+            if begins {
+                word.wait(now)
+            } else {
+                word.set(now)
+            }
             if !self.orders.flowed {
                 self.entry.handle.word_changed();
             }
@@ -125,17 +142,26 @@ impl Session {
     pub(super) fn send_piece(&mut self) -> Result<bool, End> {
         let (Some(sending), Some(backend)) = (&mut self.sending, &self.backend) else { return Ok(false) };
         match sending.next(&backend.capabilities) {
+            // To a command that it has refused it will not say `+`.
+            Ok(Piece::Bytes(_, true)) if sending.answered => Err(End::Farewell("upload")),
             Ok(Piece::Bytes(bytes, wait)) => {
+                let tag = sending.sent.tag.clone();
                 if wait {
-                    let tag = sending.sent.tag.clone();
                     self.relay.await_go(tag);
-                } else {
-                    self.relay.stream_upload(sending.sent.tag.clone());
+                } else if !sending.answered {
+                    self.relay.stream_upload(tag);
                 }
                 self.tell_backend(&bytes);
                 Ok(!wait)
             }
             Ok(Piece::Wait) => Ok(false),
+            Ok(Piece::Commit(last)) if sending.answered => {
+                let since = sending.since;
+                self.sending = None;
+                self.tell_backend(&[&last[..], b"\r\n"].concat());
+                self.no_longer_held(since);
+                Ok(true)
+            }
             Ok(Piece::Commit(last)) => {
                 let write = sending.sent.is_write();
                 if !self.admit(write) {

@@ -118,6 +118,8 @@ pub(super) struct Sending {
     stage: Stage,
     /// Bytes of the body sent so far.
     at: u64,
+    /// The backend refused it before its end; the rest only keeps the backend in step.
+    pub(super) answered: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +147,12 @@ impl Sending {
         since: Option<std::time::Instant>,
         arrived: std::time::Instant,
     ) -> Self {
-        Self { sent, whole, since, arrived, stage: Stage::Line(0), at: 0 }
+        Self { sent, whole, since, arrived, stage: Stage::Line(0), at: 0, answered: false }
+    }
+
+    /// Whether it waits for `+`: nothing of its literal was sent.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Wait(_))
     }
 
     /// `+` came.

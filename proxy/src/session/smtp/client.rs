@@ -184,7 +184,7 @@ impl Session {
     pub(super) async fn secure(mut self: Box<Self>) -> Option<Box<Self>> {
         let flushed = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
         timeout(self.door.world.config.limits.handshake, flushed).await.ok()?.ok()?;
-        let Session { door, client, mut relay, entry, .. } = *self;
+        let Self { door, client, mut relay, entry, .. } = *self;
         let client = door.handshake(client.into_tcp()?).await?;
         relay.now_secure();
         let mut session = Box::new(Self::new(door, client, entry));

@@ -41,7 +41,10 @@ impl Session {
         let (number, order) = self.entry.handle.order();
         self.orders.seen = Some((number, order));
         match order {
-            Order::Flow | Order::Verify => self.report(Progress::Done),
+            // An order of a hold that is over, until the next one comes: who was attached meanwhile stays.
+            Order::Leave if self.admitted() => {}
+            // There is nothing of this session to look for on the standby.
+            Order::Flow | Order::Verify | Order::Prewarm => self.report(Progress::Done),
             // A message that is not kept is waited for, and counts as unmovable when it does not end.
             Order::Prepare if !self.content_is_kept() => {}
             Order::Prepare => self.report(Progress::Done),

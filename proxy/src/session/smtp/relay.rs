@@ -310,15 +310,27 @@ impl Session {
             spare: None,
             writes,
             reads,
+            waits: self.waits(),
         }
+    }
+
+    /// Whether something of the session is for a gate that moves. Commands in flight stand for themselves.
+    fn waits(&self) -> bool {
+        self.waiting.is_some() || self.parked.is_some() || self.relay.in_transaction()
     }
 
     /// Tells the word what has become of commands and connections.
     pub(super) fn sync_word(&mut self) {
         let now = self.now_standing();
         if now != self.standing {
+            let begins = now.waits && !self.standing.waits;
             self.standing = now;
-            self.entry.handle.word.set(now);
+            let word = &self.entry.handle.word;
+            if begins {
+                word.wait(now)
+            } else {
+                word.set(now)
+            }
             if !self.orders.flowed {
                 self.entry.handle.word_changed();
             }
