@@ -119,6 +119,9 @@ pub mod labels {
     ];
     /// Why a session became a byte pipe.
     pub const PIPES: &[&str] = &["configured", "desync"];
+    /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply.
+    pub const MESSAGES: &[&str] =
+        &["ambiguous_replay", "ambiguous_tempfail", "not_kept", "poisoned", "relayed"];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "autologout",
@@ -256,6 +259,8 @@ pub struct Metrics {
     pub bytes_to_clients: IntCounter,
     /// Bytes of uploads on disk now.
     pub uploads_spooled: IntGauge,
+    /// By [`labels::MESSAGES`].
+    pub messages: Family,
     /// By [`labels::LIMITS`].
     pub limits_hit: Family,
     /// By [`labels::OUTCOMES`].
@@ -326,6 +331,13 @@ impl Metrics {
             bytes_from_clients: bytes.with_label_values(&["from_clients"]),
             bytes_to_clients: bytes.with_label_values(&["to_clients"]),
             uploads_spooled: gauge(r, "bascule_uploads_spooled_bytes", "Uploads on disk"),
+            messages: Family::new(
+                r,
+                "bascule_messages_total",
+                "Messages of SMTP and LMTP",
+                "outcome",
+                labels::MESSAGES,
+            ),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
             cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),
             cutover_state: choice("bascule_cutover_state", "State of the cutover", "state", labels::STATES),
@@ -425,6 +437,7 @@ mod tests {
             ("farewells", "reason", labels::FAREWELLS),
             ("unmovable", "reason", labels::UNMOVABLE),
             ("pipes", "reason", labels::PIPES),
+            ("messages", "outcome", labels::MESSAGES),
             ("limits_hit", "limit", labels::LIMITS),
             ("cutovers", "outcome", labels::OUTCOMES),
         ] {

@@ -20,7 +20,7 @@ use crate::{
     net::listener,
     session::{
         World,
-        imap::{self, Door},
+        door::{self, Door},
     },
 };
 
@@ -58,7 +58,7 @@ pub(super) fn open(
         let plane = data.clone();
         let serve = move |tcp, peer, permit| {
             let door = door.clone();
-            plane.serve(tcp, move |tcp| imap::serve(door, tcp, peer, permit));
+            plane.serve(tcp, move |tcp| door::serve(door, tcp, peer, permit));
         };
         first.spawn(listener::accept(port, permits.clone(), stop.clone(), full, serve));
     }

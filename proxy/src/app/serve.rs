@@ -76,6 +76,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         registry: Arc::default(),
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),
+        keywords: Default::default(),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)

@@ -11,6 +11,7 @@ pub mod exec;
 mod fake;
 pub mod hooks;
 pub mod identity;
+pub mod keywords;
 mod mailbox;
 pub mod proof;
 mod server;

@@ -83,8 +83,41 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// Networks (address, prefix length) that must send a PROXY header; it is never looked for elsewhere.
     pub proxy_trusted: Vec<Network>,
-    /// Interpose (default) or only pass bytes.
+    /// Interpose (default) or only pass bytes. IMAP only.
     pub relay: Relay,
+    /// What SMTP adds.
+    pub smtp: SmtpListener,
+}
+
+/// What a listener for SMTP, submission or LMTP decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmtpListener {
+    /// The backend is dialled before the greeting, so that its own greeting tests see the client (postscreen).
+    pub dial_first: bool,
+    /// What becomes of a CR or LF in a message that is not part of CRLF.
+    pub bare_newline: BareNewline,
+    /// What a message is answered whose backend was lost between the final dot and its reply.
+    pub ambiguous: Ambiguous,
+    /// Printers, scanners, programs without a queue: held long, never told 421, not offered STARTTLS.
+    pub devices: Vec<Network>,
+}
+
+/// `bare_newline = "normalize" | "reject"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BareNewline {
+    /// It is data, and becomes CRLF.
+    Normalize,
+    /// 550 5.6.11.
+    Reject,
+}
+
+/// `ambiguous = "tempfail" | "replay"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// 451: the sender tries again, and a message that the lost server had taken comes twice.
+    Tempfail,
+    /// It is said again to the next server at once, and answered with its words; the same may happen.
+    Replay,
 }
 
 /// An address range.
@@ -123,6 +156,24 @@ impl Network {
 pub enum Protocol {
     /// IMAP4rev1
     Imap,
+    /// SMTP between servers (port 25).
+    Smtp,
+    /// SMTP of users' programs, with a login (RFC 6409).
+    Submission,
+    /// Delivery (RFC 2033).
+    Lmtp,
+}
+
+impl Protocol {
+    /// The name of its tables and keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Imap => "imap",
+            Self::Smtp => "smtp",
+            Self::Submission => "submission",
+            Self::Lmtp => "lmtp",
+        }
+    }
 }
 
 /// How TLS begins on a listener.
@@ -156,12 +207,30 @@ pub struct Pool {
     pub probes: Vec<Account>,
     /// `[pool.NAME.imap]`
     pub imap: Service,
+    /// `[pool.NAME.smtp]`
+    pub smtp: Option<Service>,
+    /// `[pool.NAME.submission]`
+    pub submission: Option<Service>,
+    /// `[pool.NAME.lmtp]`
+    pub lmtp: Option<Service>,
     /// Declared capabilities; `None`: learnt by the probe accounts.
     pub capabilities: Option<Vec<String>>,
     /// `[pool.NAME.promote] run`: making the pool able to write. `None`: it always is, its fence aside.
     pub promote: Option<Hook>,
     /// `[pool.NAME.fence]`: making the pool unable to write.
     pub fence: Option<Fence>,
+}
+
+impl Pool {
+    /// The servers of one protocol, if the pool has any.
+    pub fn service(&self, protocol: Protocol) -> Option<&Service> {
+        match protocol {
+            Protocol::Imap => Some(&self.imap),
+            Protocol::Smtp => self.smtp.as_ref(),
+            Protocol::Submission => self.submission.as_ref(),
+            Protocol::Lmtp => self.lmtp.as_ref(),
+        }
+    }
 }
 
 /// What a pool declares; probes verify it.
@@ -279,13 +348,17 @@ pub enum Restore {
     Master(Account),
 }
 
-/// `client_address = "none" | "id"`
+/// `client_address = "none" | "id" | "xclient" | "proxy-v2"`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
     /// Not told.
     None,
-    /// In the first ID command (`x-originating-ip` …), Dovecot's way.
+    /// In the first ID command (`x-originating-ip` …), Dovecot's way. IMAP.
     Id,
+    /// By XCLIENT. SMTP and LMTP; a server that does not offer it is not used.
+    Xclient,
+    /// In a PROXY header, version 2, before anything else.
+    ProxyV2,
 }
 
 /// A program with arguments and a time limit.

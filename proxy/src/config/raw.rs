@@ -57,6 +57,10 @@ pub(super) struct Listener {
     pub(super) tls: Spanned<String>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) relay: Maybe<String>,
+    pub(super) dial: Maybe<String>,
+    pub(super) bare_newline: Maybe<String>,
+    pub(super) ambiguous: Maybe<String>,
+    pub(super) devices: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +76,9 @@ pub(super) struct Pool {
     #[serde(default)]
     pub(super) probe: Vec<Spanned<Account>>,
     pub(super) imap: Spanned<Service>,
+    pub(super) smtp: Maybe<Service>,
+    pub(super) submission: Maybe<Service>,
+    pub(super) lmtp: Maybe<Service>,
     pub(super) capabilities: Maybe<Vec<Spanned<String>>>,
     pub(super) promote: Maybe<Promote>,
     pub(super) fence: Maybe<Fence>,

@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr};
 
-use proxy_header::{ParseConfig, ProxyHeader};
+use proxy_header::{ParseConfig, ProxiedAddress, ProxyHeader};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 /// v2: signature, version, family, length.
@@ -41,6 +41,19 @@ pub async fn read(tcp: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     let config = ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
     let (parsed, _) = ProxyHeader::parse(&header, config).map_err(|error| invalid(&error.to_string()))?;
     Ok(parsed.proxied_address().map(|address| address.source))
+}
+
+/// The header, version 2, that tells a server who the client is.
+pub fn header(client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+    let mut out = Vec::new();
+    let header = ProxyHeader::with_address(ProxiedAddress::stream(client, local));
+    // It fails only for addresses of two families, which then go as what the client is.
+    if header.encode_v2(&mut out).is_err() {
+        out.clear();
+        let header = ProxyHeader::with_address(ProxiedAddress::stream(client, client));
+        let _ = header.encode_v2(&mut out);
+    }
+    out
 }
 
 fn invalid(why: &str) -> io::Error {

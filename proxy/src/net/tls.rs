@@ -10,14 +10,17 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use crate::{
-    config::{Pool, ServiceTls},
+    config::{Pool, Protocol, ServiceTls},
     net::{secure::Secure, stream::Leg},
     topology::PoolId,
 };
 
 /// TLS towards the pools, by pool.
 #[derive(Debug, Default)]
-pub struct Connectors(Vec<Option<Connector>>);
+pub struct Connectors(Vec<[Option<Connector>; PROTOCOLS.len()]>);
+
+/// Whose legs may be protected.
+const PROTOCOLS: [Protocol; 4] = [Protocol::Imap, Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
 
 /// TLS towards one service.
 #[derive(Debug)]
@@ -29,12 +32,22 @@ pub struct Connector {
 impl Connectors {
     /// Builds them for all pools.
     pub fn new(pools: &[Arc<Pool>]) -> Result<Self, CertError> {
-        pools.iter().map(|pool| connector(&pool.imap.tls)).collect::<Result<_, _>>().map(Self)
+        let of_pool = |pool: &Arc<Pool>| -> Result<_, CertError> {
+            let mut connectors = [const { None }; PROTOCOLS.len()];
+            for (slot, protocol) in connectors.iter_mut().zip(PROTOCOLS) {
+                if let Some(service) = pool.service(protocol) {
+                    *slot = connector(&service.tls)?;
+                }
+            }
+            Ok(connectors)
+        };
+        pools.iter().map(of_pool).collect::<Result<_, _>>().map(Self)
     }
 
     /// The one for a pool; `None` where the leg is clear text.
-    pub fn of(&self, pool: PoolId) -> Option<&Connector> {
-        self.0.get(usize::from(pool.0)).and_then(Option::as_ref)
+    pub fn of(&self, pool: PoolId, protocol: Protocol) -> Option<&Connector> {
+        let at = PROTOCOLS.iter().position(|one| *one == protocol)?;
+        self.0.get(usize::from(pool.0))?.get(at)?.as_ref()
     }
 }
 

@@ -2,17 +2,22 @@
 //!
 //! Rule: a session sees the gate, the registry and the topology, never the cutover.
 
+pub mod door;
 pub mod holds;
 pub mod imap;
 pub mod registry;
+pub mod smtp;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bascule_protocols::imap::capability::{Capabilities, Pinned};
+use bascule_protocols::{
+    imap::capability::{Capabilities, Pinned},
+    smtp::keywords,
+};
 
 use crate::{
-    config::Config,
+    config::{Config, Protocol},
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
     session::holds::Holds,
@@ -33,6 +38,8 @@ pub struct World {
     pub registry: Arc<registry::Registry>,
     /// What clients are shown; changes count for new connections. `None`: not learnt yet, nobody is served.
     pub pinned: ArcSwap<Option<Pinned>>,
+    /// What EHLO and LHLO show.
+    pub keywords: Keywords,
     /// What the servers of each pool said last after a login.
     pub said: Said,
     /// TLS towards the pools, by pool.
@@ -60,5 +67,32 @@ impl Said {
         }
         last.store(Arc::new(list.clone()));
         list
+    }
+}
+
+/// What EHLO and LHLO show, by protocol; `None`: not learnt yet, nobody is served.
+#[derive(Debug, Default)]
+pub struct Keywords([ArcSwap<Option<keywords::Pinned>>; 3]);
+
+impl Keywords {
+    fn cell(&self, protocol: Protocol) -> Option<&ArcSwap<Option<keywords::Pinned>>> {
+        match protocol {
+            Protocol::Smtp => self.0.first(),
+            Protocol::Submission => self.0.get(1),
+            Protocol::Lmtp => self.0.get(2),
+            Protocol::Imap => None,
+        }
+    }
+
+    /// What clients of `protocol` are shown.
+    pub fn of(&self, protocol: Protocol) -> Option<keywords::Pinned> {
+        (*self.cell(protocol)?.load_full()).clone()
+    }
+
+    /// From here on new connections are shown this.
+    pub fn pin(&self, protocol: Protocol, pinned: keywords::Pinned) {
+        if let Some(cell) = self.cell(protocol) {
+            cell.store(Arc::new(Some(pinned)));
+        }
     }
 }

@@ -10,7 +10,10 @@ use std::{
 use serde_spanned::Spanned;
 
 use super::table::Table;
-use crate::config::{Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay, Server, raw};
+use crate::config::{
+    Ambiguous, BareNewline, Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay,
+    Server, SmtpListener, raw,
+};
 
 const THREADS: u16 = 1024;
 
@@ -84,8 +87,10 @@ fn listener(
     raw: &raw::Listener,
     file: &raw::File,
 ) -> Result<Listener, ConfigError> {
-    let later = ["smtp", "submission", "lmtp", "http", "tcp"];
-    let protocol = table.word("protocol", &raw.protocol, &[("imap", Protocol::Imap)], &later)?;
+    let protocols = [Protocol::Imap, Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+    let protocols = protocols.map(|protocol| (protocol.name(), protocol));
+    let protocol = table.word("protocol", &raw.protocol, &protocols, &["http", "tcp"])?;
+    served(table, raw, protocol, &file.pool)?;
     let tls = table.word(
         "tls",
         &raw.tls,
@@ -107,7 +112,12 @@ fn listener(
         let instead = "write at least one address with its port, such as [\"[::]:993\"]";
         return Err(table.refuse("bind", raw.bind.span(), "the list is empty", instead));
     }
+    if protocol == Protocol::Submission && tls == ListenerTls::None {
+        let what = "nobody may log in in clear text, and nobody may send without a login";
+        return Err(table.refuse("tls", raw.tls.span(), what, "write \"starttls\" or \"implicit\""));
+    }
     let relays = [("session", Relay::Session), ("pipe", Relay::Pipe)];
+    let smtp = smtp(table, raw, protocol)?;
     Ok(Listener {
         name: name.to_owned(),
         protocol,
@@ -115,6 +125,59 @@ fn listener(
         tls,
         proxy_trusted: raw.proxy_protocol.as_ref().map_or(Ok(Vec::new()), |raw| trusted(table, raw))?,
         relay: table.word_or("relay", &raw.relay, Relay::Session, &relays, &[])?,
+        smtp,
+    })
+}
+
+/// A listener leads somewhere on every pool, or a cutover would leave its clients alone.
+fn served(
+    table: &Table<'_>,
+    raw: &raw::Listener,
+    protocol: Protocol,
+    pools: &raw::Named<raw::Pool>,
+) -> Result<(), ConfigError> {
+    let without = pools.iter().find(|(_, pool)| {
+        let pool = pool.get_ref();
+        match protocol {
+            Protocol::Imap => false,
+            Protocol::Smtp => pool.smtp.is_none(),
+            Protocol::Submission => pool.submission.is_none(),
+            Protocol::Lmtp => pool.lmtp.is_none(),
+        }
+    });
+    let Some((pool, _)) = without else { return Ok(()) };
+    let what = format!("pool {pool} has no servers for {}", protocol.name());
+    let instead = format!("add [pool.{pool}.{}] with `servers` and `tls`", protocol.name());
+    Err(table.refuse("protocol", raw.protocol.span(), what, instead))
+}
+
+fn smtp(table: &Table<'_>, raw: &raw::Listener, protocol: Protocol) -> Result<SmtpListener, ConfigError> {
+    let keys = [
+        ("dial", raw.dial.as_ref().map(Spanned::span)),
+        ("bare_newline", raw.bare_newline.as_ref().map(Spanned::span)),
+        ("ambiguous", raw.ambiguous.as_ref().map(Spanned::span)),
+        ("devices", raw.devices.as_ref().map(Spanned::span)),
+    ];
+    for (key, at) in keys {
+        if let (Protocol::Imap, Some(at)) = (protocol, at) {
+            return Err(table.refuse(key, at, "it says nothing to an IMAP listener", "leave it out"));
+        }
+    }
+    let dials = [("when-needed", false), ("before-greeting", true)];
+    let bares = [("normalize", BareNewline::Normalize), ("reject", BareNewline::Reject)];
+    let ambiguous = [("tempfail", Ambiguous::Tempfail), ("replay", Ambiguous::Replay)];
+    let devices = raw.devices.iter().flat_map(|list| list.get_ref());
+    Ok(SmtpListener {
+        dial_first: table.word_or("dial", &raw.dial, false, &dials, &[])?,
+        bare_newline: table.word_or(
+            "bare_newline",
+            &raw.bare_newline,
+            BareNewline::Normalize,
+            &bares,
+            &[],
+        )?,
+        ambiguous: table.word_or("ambiguous", &raw.ambiguous, Ambiguous::Tempfail, &ambiguous, &["query"])?,
+        devices: devices.map(|text| network(table, "devices", text)).collect::<Result<_, _>>()?,
     })
 }
 

@@ -9,8 +9,8 @@ use serde_spanned::Spanned;
 
 use super::table::Table;
 use crate::config::{
-    Account, ClientAddress, ConfigError, Contract, Fence, FenceKind, Pool, Restore, Reverse, Service,
-    ServiceTls, StandbyLogin, Storage, Verify, defaults, raw,
+    Account, ClientAddress, ConfigError, Contract, Fence, FenceKind, Pool, Protocol, Restore, Reverse,
+    Service, ServiceTls, StandbyLogin, Storage, Verify, defaults, raw,
 };
 
 /// A pool's number is a byte in the gate's words.
@@ -45,7 +45,13 @@ fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigEr
         let instead = "add probe = [{ user = …, password_file = … }] (two of them, for the identity proof)";
         return Err(table.refuse_all(what, instead));
     }
-    let imap = service(&table.table("imap", raw.imap.span()), raw.imap.get_ref())?;
+    let service = |protocol: Protocol, raw: &Spanned<raw::Service>| {
+        service(&table.table(protocol.name(), raw.span()), raw.get_ref(), protocol)
+    };
+    let imap = service(Protocol::Imap, &raw.imap)?;
+    let smtp = raw.smtp.as_ref().map(|raw| service(Protocol::Smtp, raw)).transpose()?;
+    let submission = raw.submission.as_ref().map(|raw| service(Protocol::Submission, raw)).transpose()?;
+    let lmtp = raw.lmtp.as_ref().map(|raw| service(Protocol::Lmtp, raw)).transpose()?;
     let promote = raw.promote.as_ref().map(|promote| {
         let run = &promote.get_ref().run;
         table.table("promote.run", run.span()).hook(run.get_ref())
@@ -62,6 +68,9 @@ fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigEr
         contract,
         probes,
         imap,
+        smtp,
+        submission,
+        lmtp,
         capabilities,
         promote: promote.transpose()?,
         fence,
@@ -145,7 +154,7 @@ fn fence(table: &Table<'_>, raw: &raw::Fence) -> Result<Fence, ConfigError> {
     })
 }
 
-fn service(table: &Table<'_>, raw: &raw::Service) -> Result<Service, ConfigError> {
+fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<Service, ConfigError> {
     let [server] = raw.servers.get_ref().as_slice() else {
         let what = format!("{} servers are listed; one server per pool for now", raw.servers.get_ref().len());
         let instead = "write one, such as [\"imap.v4.internal:143\"]; put a balancer in front of several";
@@ -153,7 +162,19 @@ fn service(table: &Table<'_>, raw: &raw::Service) -> Result<Service, ConfigError
     };
     let host = host(table, server)?;
     table.word_or("balance", &raw.balance, (), &[("user", ())], &["random", "least", "round-robin"])?;
-    let addresses = [("none", ClientAddress::None), ("id", ClientAddress::Id)];
+    let (addresses, later): (&[_], &[_]) = match protocol {
+        Protocol::Imap => {
+            (&[("none", ClientAddress::None), ("id", ClientAddress::Id)], &["proxy-v2", "xclient"])
+        }
+        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => (
+            &[
+                ("none", ClientAddress::None),
+                ("xclient", ClientAddress::Xclient),
+                ("proxy-v2", ClientAddress::ProxyV2),
+            ],
+            &[],
+        ),
+    };
     let restore = raw.restore.as_ref().map(|raw| restore(&table.table("restore", raw.span()), raw.get_ref()));
     Ok(Service {
         server: server.get_ref().clone(),
@@ -163,8 +184,8 @@ fn service(table: &Table<'_>, raw: &raw::Service) -> Result<Service, ConfigError
             "client_address",
             &raw.client_address,
             ClientAddress::None,
-            &addresses,
-            &["proxy-v2", "xclient"],
+            addresses,
+            later,
         )?,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
     })

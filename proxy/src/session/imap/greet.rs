@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Door, login, relay::Session};
+use super::{super::door::Door, login, relay::Session};
 use crate::{
     config::ListenerTls,
     net::stream::Leg,

@@ -13,7 +13,7 @@ use bascule_protocols::imap::{
 };
 
 use super::{
-    Door,
+    super::door::Door,
     hold::{Body, Held},
     relay::{Backend, End, Session, WaitingLiteral},
     upload::{Path, Upload, Whole, marker, must_wait},

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Pool, ServiceTls},
+    config::{Pool, Protocol, ServiceTls},
     net::{stream::Leg, tls::Connector},
     session::World,
     topology::PoolId,
@@ -57,7 +57,7 @@ pub enum OpenError {
 /// Dials the pool's IMAP server: TCP, TLS or STARTTLS, greeting read.
 pub async fn open(world: &World, pool: PoolId) -> Result<Leg, OpenError> {
     let topology = world.topology.load();
-    let connector = world.connectors.of(pool);
+    let connector = world.connectors.of(pool, Protocol::Imap);
     let pool = topology.pool(pool);
     let limit = pool.imap.dial_timeout;
     let server = || pool.imap.server.clone();

@@ -22,7 +22,7 @@ use bascule_protocols::imap::{
 use tokio::io::AsyncBufRead;
 
 use super::{
-    Door,
+    super::door::Door,
     hold::Queue,
     login::LoggedIn,
     orders::{ErrandFuture, ErrandResult, Orders, Spare},

@@ -1,0 +1,99 @@
+//! What the pools' SMTP and LMTP servers can do: asked at the start, kept for the next one.
+//!
+//! Rule: clients are shown what every pool has, so nothing is pinned before every pool has been asked once; what was
+//! learnt is kept in the state directory, and a pool that is down later stops nobody.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use bascule_protocols::smtp::keywords::{Keywords, Pinned};
+
+use crate::{
+    config::{Config, Protocol, ServiceTls},
+    session::{World, smtp},
+    topology::PoolId,
+};
+
+/// The protocols that have keywords.
+const PROTOCOLS: [Protocol; 3] = [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+
+/// By pool and protocol, the lines of the EHLO reply.
+type Lines = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+
+/// What was learnt.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    lines: Lines,
+}
+
+impl Record {
+    /// What an earlier run kept; nothing where it cannot be read.
+    pub fn load(config: &Config) -> Self {
+        let path = config.server.state_dir.join("keywords.json");
+        let lines = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { path, lines: lines.unwrap_or_default() }
+    }
+
+    /// Pins what every pool is known to have, where every pool is known.
+    pub fn pin(&self, world: &World) -> bool {
+        let listened = PROTOCOLS.into_iter().filter(|protocol| listens(&world.config, *protocol));
+        let pins: Vec<bool> = listened.map(|protocol| self.pin_one(world, protocol)).collect();
+        pins.into_iter().all(|pinned| pinned)
+    }
+
+    fn pin_one(&self, world: &World, protocol: Protocol) -> bool {
+        let config = &world.config;
+        let known = |pool: &str| self.lines.get(pool)?.get(protocol.name());
+        let pools: Option<Vec<Keywords>> = config
+            .pools
+            .iter()
+            .map(|pool| Some(known(&pool.name)?.iter().map(String::as_str).collect()))
+            .collect();
+        let Some(pools) = pools else { return false };
+        let verified = config
+            .pools
+            .iter()
+            .all(|pool| pool.service(protocol).is_some_and(|service| service.tls != ServiceTls::None));
+        let pinned = Pinned::of(&pools.iter().collect::<Vec<_>>(), config.limits.upload, verified);
+        if world.keywords.of(protocol).as_ref() != Some(&pinned) {
+            world.keywords.pin(protocol, pinned);
+        }
+        true
+    }
+
+    /// Asks every pool. Returns who did not answer, and why.
+    pub async fn ask(&mut self, world: &Arc<World>) -> Vec<(String, String)> {
+        let mut silent = Vec::new();
+        for (at, pool) in world.config.pools.iter().enumerate() {
+            for protocol in PROTOCOLS.into_iter().filter(|protocol| listens(&world.config, *protocol)) {
+                let id = PoolId(u8::try_from(at).unwrap_or(u8::MAX));
+                match smtp::keywords(world, id, protocol).await {
+                    Ok(keywords) => {
+                        let lines = keywords.iter().map(str::to_owned).collect();
+                        self.lines
+                            .entry(pool.name.clone())
+                            .or_default()
+                            .insert(protocol.name().to_owned(), lines);
+                    }
+                    Err(why) => silent.push((format!("{}.{}", pool.name, protocol.name()), why)),
+                }
+            }
+        }
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, path = %self.path.display(), "keywords cannot be kept");
+        }
+        silent
+    }
+
+    fn save(&self) -> std::io::Result<()> {
+        let dir = self.path.parent().unwrap_or(&self.path);
+        let file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer(&file, &self.lines)?;
+        file.persist(&self.path)?;
+        Ok(())
+    }
+}
+
+fn listens(config: &Config, protocol: Protocol) -> bool {
+    config.listeners.values().any(|listener| listener.protocol == protocol)
+}

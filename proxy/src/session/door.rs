@@ -1,0 +1,86 @@
+//! What a connection goes through before anybody speaks: the PROXY header, TLS, a place in the registry.
+//!
+//! Rule: the same for every protocol; nothing in here knows one.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{World, imap, smtp};
+use crate::{
+    config::{Listener, ListenerTls, Protocol},
+    net::{proxy_protocol, secure::Secure, stream::Leg},
+};
+
+/// One listener with what its sessions share.
+#[derive(Debug)]
+pub struct Door {
+    /// The listener.
+    pub listener: Listener,
+    /// Its name, shared by the handles of its sessions.
+    pub name: Arc<str>,
+    /// The rest of the process.
+    pub world: Arc<World>,
+    /// TLS towards clients; `None` where `tls = "none"`.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Door {
+    /// The client's address: the peer's, or what the PROXY header of a trusted peer says.
+    async fn client_behind(&self, tcp: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        if !self.listener.proxy_trusted.iter().any(|network| network.contains(peer.ip())) {
+            return Some(peer);
+        }
+        match timeout(self.world.config.limits.handshake, proxy_protocol::read(tcp)).await {
+            Ok(Ok(client)) => Some(client.unwrap_or(peer)),
+            failed => {
+                let why = failed.map_or_else(
+                    |_| "too slow".to_owned(),
+                    |r| r.err().map_or_else(String::new, |e| e.to_string()),
+                );
+                tracing::warn!(%peer, listener = %self.name, why, "PROXY header");
+                self.world.metrics.connections_refused.count("proxy_header");
+                None
+            }
+        }
+    }
+
+    pub(super) async fn handshake(&self, tcp: TcpStream) -> Option<Leg> {
+        let config = self.tls.clone()?;
+        let refused = &self.world.metrics.connections_refused;
+        match timeout(self.world.config.limits.handshake, Secure::accept(tcp, config)).await {
+            Ok(Ok(stream)) => Some(Leg::tls(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, listener = %self.name, "TLS handshake");
+                refused.count("handshake");
+                None
+            }
+            Err(_) => {
+                refused.count("handshake_timeout");
+                None
+            }
+        }
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    door.world.metrics.connections_accepted.inc();
+    let Some(peer) = Box::pin(door.client_behind(&mut tcp, peer)).await else { return };
+    let client = match door.listener.tls {
+        ListenerTls::Implicit => Box::pin(door.handshake(tcp)).await,
+        ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),
+    };
+    let Some(client) = client else { return };
+    let gauge = door.world.metrics.sessions(&door.name);
+    gauge.inc();
+    let entry = door.world.registry.enter(peer, door.name.clone());
+    match door.listener.protocol {
+        Protocol::Imap => imap::serve(door.clone(), client, entry).await,
+        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+            smtp::serve(door.clone(), client, entry).await;
+        }
+    }
+    gauge.dec();
+    drop(permit);
+}

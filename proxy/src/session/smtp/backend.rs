@@ -1,0 +1,307 @@
+//! What the backend says, how one is come by, and what becomes of a session that loses it.
+//!
+//! Rule: a backend is dialled when a command needs one, and after every loss; what the client was promised is said to
+//! the next one before anything new. Only a message that was committed and not answered is ambiguous, and the
+//! listener's policy decides about it.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bascule_protocols::smtp::{
+    relay::{AMBIGUOUS, Hello, POISONED, Then, Told},
+    reply::{Replies, Reply},
+};
+use tokio::io::AsyncBufRead;
+
+use super::{
+    open::{OpenError, Opened, Whom, open},
+    relay::{Backend, End, Session, Wait, Waiting},
+};
+use crate::{
+    config::Ambiguous,
+    gate::Standing,
+    net::outgoing::Outgoing,
+    topology::{Epoch, PoolId},
+};
+
+/// First pause between two tries to reach a backend.
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Session {
+    /// Carries out what waits, as far as it can be now.
+    pub(super) fn carry_on(&mut self) -> Result<(), End> {
+        let Some(wait) = &self.waiting else { return Ok(()) };
+        let login = matches!(wait.what, Waiting::Login(_));
+        if login || !self.flows() {
+            self.ensure_backend();
+            return Ok(());
+        }
+        let commit = matches!(wait.what, Waiting::Commit);
+        let Some(backend) = &self.backend else { return Ok(()) };
+        let pipelines = backend.keywords.has("PIPELINING");
+        let ready = backend.out.is_empty() && (pipelines || self.relay.answered());
+        if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
+            return Ok(());
+        }
+        if !self.admit(commit) {
+            self.mark_held();
+            return Ok(());
+        }
+        let Some(wait) = self.waiting.take() else { return Ok(()) };
+        self.release_clock(&wait);
+        match wait.what {
+            Waiting::Command(command) => self.forward(command),
+            Waiting::Commit => {
+                let end = self.relay.end();
+                self.tell_backend(end);
+            }
+            Waiting::Login(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Announces one more command and asks the gate.
+    fn admit(&mut self, commit: bool) -> bool {
+        let Some(backend) = &self.backend else { return false };
+        let mut standing = self.now_standing();
+        if commit {
+            standing.writes += 1
+        } else {
+            standing.reads += 1
+        }
+        if self.entry.handle.word.announce(standing, &self.door.world.gate, backend.epoch) {
+            self.standing = standing;
+            return true;
+        }
+        self.entry.handle.word.set(self.standing);
+        self.entry.handle.word_changed();
+        false
+    }
+
+    // ---- coming by one --------------------------------------------------------------------------------
+
+    /// Begins to open a connection to the active pool, if there is none and the gate lets it.
+    pub(super) fn ensure_backend(&mut self) {
+        let paused = self.retry.is_some_and(|(at, _)| Instant::now() < at);
+        if self.backend.is_some() || self.opening.is_some() || self.leaving.is_some() || paused {
+            return;
+        }
+        let topology = self.door.world.topology.load();
+        let (pool, epoch) = (topology.active, topology.epoch);
+        let standing = Standing { backend: Some(pool), ..Standing::default() };
+        if !self.entry.handle.word.announce(standing, &self.door.world.gate, epoch) {
+            self.entry.handle.word.set(self.standing);
+            return;
+        }
+        (self.towards, self.standing) = (Some(pool), standing);
+        let (world, whom) = (self.door.world.clone(), self.whom());
+        let limit = topology.pool(pool).service(whom.protocol).map_or(PAUSE, |service| service.dial_timeout);
+        self.opening = Some(Box::pin(async move { (pool, epoch, open(&world, pool, &whom, limit).await) }));
+    }
+
+    fn whom(&self) -> Whom {
+        let hello = self.relay.hello().cloned();
+        let waiting = self.waiting.as_ref().and_then(|wait| match &wait.what {
+            Waiting::Login(credentials) => Some(credentials.clone()),
+            Waiting::Command(_) | Waiting::Commit => None,
+        });
+        Whom {
+            protocol: self.door.listener.protocol,
+            role: self.relay.role(),
+            hello: hello.unwrap_or_else(|| Hello {
+                extended: true,
+                name: self.door.world.config.server.hostname.as_bytes().into(),
+            }),
+            client: self.entry.handle.peer,
+            local: self.client.tcp().local_addr().ok(),
+            credentials: waiting.or_else(|| self.credentials.clone()),
+        }
+    }
+
+    pub(super) fn on_opened(
+        &mut self,
+        pool: PoolId,
+        epoch: Epoch,
+        result: Result<Opened, OpenError>,
+    ) -> Result<(), End> {
+        self.towards = None;
+        let admitted = self.world().gate.admits(epoch);
+        match result {
+            // Whoever wins is asked (design §5.2, Holding).
+            Ok(opened) if !admitted => {
+                drop(opened);
+                Ok(())
+            }
+            Ok(Opened { leg, keywords }) => {
+                self.retry = None;
+                self.backend = Some(Backend {
+                    leg,
+                    out: Outgoing::default(),
+                    replies: Replies::default(),
+                    pool,
+                    epoch,
+                    keywords,
+                    streamed: None,
+                });
+                self.logged_in();
+                let envelope = self.relay.replay();
+                self.tell_backend(&envelope);
+                self.go_on()
+            }
+            Err(OpenError::Refused(reply)) if admitted => self.login_refused(&reply.bytes),
+            Err(error) => {
+                tracing::debug!(session = self.entry.handle.id.0, %error, "no backend");
+                let pause = self.retry.map_or(PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+                self.retry = Some((Instant::now() + pause, pause));
+                self.mark_held();
+                Ok(())
+            }
+        }
+    }
+
+    // ---- its replies ----------------------------------------------------------------------------------
+
+    pub(super) fn on_backend(&mut self) -> Result<(), End> {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.to_client.is_empty() {
+            let Some(backend) = &mut self.backend else { return Ok(()) };
+            let input = match Pin::new(&mut backend.leg).poll_fill_buf(&mut cx) {
+                Poll::Ready(Ok(input)) if !input.is_empty() => input,
+                Poll::Ready(_) => return self.on_backend_end(),
+                Poll::Pending => break,
+            };
+            let (n, reply) = backend.replies.next(input);
+            Pin::new(&mut backend.leg).consume(n);
+            match reply {
+                Ok(Some(reply)) => self.on_reply(&reply)?,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(session = self.entry.handle.id.0, %error, "backend");
+                    return self.on_backend_end();
+                }
+            }
+        }
+        self.sync_word();
+        Ok(())
+    }
+
+    fn on_reply(&mut self, reply: &Reply) -> Result<(), End> {
+        let outcome = self.relay.reply(reply);
+        match outcome.client {
+            Told::Reply => self.say(&reply.bytes),
+            Told::Withdrawn => self.say(POISONED),
+            Told::Nothing => {}
+        }
+        match outcome.then {
+            Then::Nothing => {}
+            Then::Stream => {
+                if let Some(backend) = &mut self.backend {
+                    backend.streamed = Some(0);
+                }
+            }
+            Then::Whole => self.wait_for(Waiting::Commit),
+            Then::Ended => {
+                if self.relay.must_reset() {
+                    self.tell_backend(b"RSET\r\n");
+                } else {
+                    self.world().metrics.messages.count("relayed");
+                }
+                self.drop_content();
+            }
+            Then::Lost(why) => {
+                tracing::debug!(session = self.entry.handle.id.0, why, "backend");
+                return self.on_backend_end();
+            }
+        }
+        self.go_on()
+    }
+
+    /// The next step of a message that is said again.
+    fn go_on(&mut self) -> Result<(), End> {
+        let Some(next) = self.relay.go_on() else { return Ok(()) };
+        self.tell_backend(&next.send);
+        if next.stream
+            && let Some(backend) = &mut self.backend
+        {
+            backend.streamed = Some(0);
+        }
+        if next.withdrawn {
+            self.waiting = None;
+            self.withdraw();
+        } else if self.relay.is_poisoned() {
+            self.world().metrics.messages.count("poisoned");
+            self.waiting = None;
+        }
+        Ok(())
+    }
+
+    // ---- losing it ------------------------------------------------------------------------------------
+
+    /// End of file, an error, 421, or a reply that nobody asked for.
+    pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
+        self.backend = None;
+        if self.relay.lose_backend() {
+            self.on_ambiguous();
+        }
+        if self.relay.reset_by_loss() {
+            self.say(b"250 2.0.0 Ok\r\n");
+        }
+        if self.relay.in_transaction() && !self.content_is_kept() {
+            self.lose_content();
+        }
+        if self.relay.waits_to_commit() && self.waiting.is_none() {
+            self.wait_for(Waiting::Commit);
+        }
+        self.mark_held();
+        self.sync_word();
+        Ok(())
+    }
+
+    /// Nobody knows whether the message was taken (semantics §2.6).
+    fn on_ambiguous(&mut self) {
+        let replay = self.door.listener.smtp.ambiguous == Ambiguous::Replay && self.content_is_kept();
+        tracing::warn!(session = self.entry.handle.id.0, replay, "a message without an answer");
+        self.world().metrics.messages.count(if replay { "ambiguous_replay" } else { "ambiguous_tempfail" });
+        if replay {
+            self.relay.forget_commit();
+            self.wait_for(Waiting::Commit);
+            return;
+        }
+        for _ in 0..self.relay.replies_owed() {
+            self.say(AMBIGUOUS);
+        }
+        self.relay.over();
+        self.drop_content();
+    }
+
+    /// Ends a connection that stands in the middle of a message.
+    pub(super) fn cut_backend(&mut self) {
+        self.backend = None;
+        self.relay.lose_backend();
+        self.sync_word();
+    }
+
+    /// What waited goes on: its time counts as held if it met a shut gate.
+    pub(super) fn release_clock(&mut self, wait: &Wait) {
+        if let Some(since) = wait.held {
+            let world = self.world();
+            world.metrics.held_commands.dec();
+            world.metrics.held(world.holds.record(since, Instant::now()));
+            self.entry.handle.describe(|info| info.held = 0);
+        }
+    }
+
+    /// What waits is held from now on.
+    pub(super) fn mark_held(&mut self) {
+        if let Some(wait) = self.waiting.as_mut().filter(|wait| wait.held.is_none()) {
+            wait.held = Some(Instant::now());
+            self.door.world.metrics.held_commands.inc();
+            self.entry.handle.describe(|info| info.held = 1);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the client sends, and what the proxy answers itself.
+//!
+//! Rule: an answer of the proxy's own waits until everything forwarded before it has its reply.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use bascule_protocols::smtp::{
+    auth::MECHANISMS,
+    keywords::Shown,
+    relay::{Command, Own, POISONED, Relay, Role, Verdict},
+};
+use tokio::{io::AsyncBufRead, time::timeout};
+
+use super::relay::{End, Session, Wait, Waiting};
+use crate::session::{door::Door, registry::Entry};
+
+/// Pieces of client input handled before others get their turn.
+const TURN: usize = 64;
+
+/// What is to be done once the client's bytes are no longer borrowed.
+enum Todo {
+    Nothing,
+    Command(Command),
+    Commit,
+    Answer(Vec<u8>),
+    Own(Own),
+    Fail(&'static [u8]),
+}
+
+impl Session {
+    /// Greets. `None`: the client has gone, or nobody knows yet what it may be promised.
+    pub(super) async fn greet(
+        door: std::sync::Arc<Door>,
+        client: crate::net::stream::Leg,
+        entry: Entry,
+    ) -> Option<Box<Self>> {
+        if door.world.keywords.of(door.listener.protocol).is_none() {
+            door.world.metrics.connections_refused.count("not_ready");
+            return None;
+        }
+        let mut session = Box::new(Self::new(door, client, entry));
+        let word = if session.relay.role() == Role::Lmtp { "LMTP" } else { "ESMTP" };
+        let greeting = format!("220 {} {word}\r\n", session.door.world.config.server.hostname);
+        session.say(greeting.as_bytes());
+        Some(session)
+    }
+
+    pub(super) fn on_client(&mut self) -> Result<(), End> {
+        let Some(pinned) = self.door.world.keywords.of(self.door.listener.protocol) else {
+            return Err(End::Farewell("not_ready"));
+        };
+        for _ in 0..TURN {
+            if !self.wants_client() {
+                return Ok(());
+            }
+            let mut cx = Context::from_waker(Waker::noop());
+            let input = match Pin::new(&mut self.client).poll_fill_buf(&mut cx) {
+                Poll::Ready(Ok(input)) if !input.is_empty() => input,
+                Poll::Ready(_) => return Err(End::Client),
+                Poll::Pending => return Ok(()),
+            };
+            self.last_input = Instant::now();
+            let (n, verdict) = self.relay.client(input, &pinned);
+            let todo = match verdict {
+                Verdict::NeedMore => Todo::Nothing,
+                Verdict::Command(command) => Todo::Command(command),
+                Verdict::Content(bytes) => {
+                    self.content += bytes.len() as u64;
+                    match super::content::receive(&mut self.kept, &mut self.backend, &self.door, bytes) {
+                        Ok(()) => Todo::Nothing,
+                        Err(reply) => Todo::Fail(reply),
+                    }
+                }
+                Verdict::End => Todo::Commit,
+                Verdict::Answer(line) => Todo::Answer(line),
+                Verdict::Own(own) => Todo::Own(own),
+            };
+            Pin::new(&mut self.client).consume(n);
+            self.apply(todo)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, todo: Todo) -> Result<(), End> {
+        match todo {
+            Todo::Nothing => {
+                // A last chunk may have ended with these bytes, and its reply may have come before.
+                Ok(())
+            }
+            Todo::Command(command) => {
+                self.wait_for(Waiting::Command(command));
+                self.carry_on()
+            }
+            Todo::Commit => {
+                self.wait_for(Waiting::Commit);
+                self.carry_on()
+            }
+            Todo::Answer(line) => self.on_answer(&line),
+            Todo::Own(own) => {
+                self.parked = Some(own);
+                self.answer_parked()
+            }
+            Todo::Fail(reply) => {
+                self.relay.refuse_content(reply);
+                self.drop_content();
+                // The backend stands in the middle of a message that will not end.
+                self.cut_backend();
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn wait_for(&mut self, what: Waiting) {
+        let now = Instant::now();
+        self.waiting = Some(Wait { what, arrived: now, held: None });
+    }
+
+    /// Answers what the proxy answers itself, once everything before it has its reply.
+    pub(super) fn answer_parked(&mut self) -> Result<(), End> {
+        if self.parked.is_none() || !self.relay.answered() || self.waiting.is_some() {
+            return Ok(());
+        }
+        match self.parked.take() {
+            None => {}
+            Some(Own::Hello(hello)) => {
+                let extended = hello.extended;
+                if self.relay.greet(hello) {
+                    self.tell_backend(b"RSET\r\n");
+                }
+                self.drop_content();
+                self.say_hello(extended);
+            }
+            Some(Own::Starttls) => return self.starttls(),
+            Some(Own::Auth(arguments)) => return self.on_auth(&arguments),
+            Some(Own::Quit) => {
+                let bye = format!("221 2.0.0 {} says goodbye\r\n", self.world().config.server.hostname);
+                self.say(bye.as_bytes());
+                return Err(End::Client);
+            }
+            Some(Own::Say(reply)) => self.say(&reply),
+            Some(Own::Refuse(reply)) => {
+                self.relay.over();
+                self.drop_content();
+                self.say(&reply);
+            }
+            Some(Own::Close(reply)) => {
+                self.world().metrics.limits_hit.count("line");
+                self.say(&reply);
+                return Err(End::Client);
+            }
+        }
+        Ok(())
+    }
+
+    fn say_hello(&mut self, extended: bool) {
+        let hostname = &self.door.world.config.server.hostname;
+        let reply = match self.door.world.keywords.of(self.door.listener.protocol) {
+            Some(pinned) if extended => {
+                let mechanisms: &[&str] = if self.relay.may_authenticate() { &MECHANISMS } else { &[] };
+                pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms })
+            }
+            Some(_) | None => format!("250 {hostname}\r\n").into_bytes(),
+        };
+        self.say(&reply);
+    }
+
+    /// A promise is withdrawn, and the client told so.
+    pub(super) fn withdraw(&mut self) {
+        self.world().metrics.messages.count("poisoned");
+        self.say(POISONED);
+        self.drop_content();
+    }
+
+    fn starttls(&mut self) -> Result<(), End> {
+        self.say(b"220 2.0.0 Begin TLS\r\n");
+        Err(End::Starttls)
+    }
+
+    /// The handshake after STARTTLS; what was read ahead of it is gone with the plain leg.
+    pub(super) async fn secure(mut self: Box<Self>) -> Option<Box<Self>> {
+        let flushed = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
+        timeout(self.door.world.config.limits.handshake, flushed).await.ok()?.ok()?;
+        let Self { door, client, mut relay, entry, .. } = *self;
+        let client = door.handshake(client.into_tcp()?).await?;
+        relay.now_secure();
+        let mut session = Box::new(Self::new(door, client, entry));
+        session.relay = relay;
+        Some(session)
+    }
+
+    /// What a command is on the wire, once it is committed.
+    pub(super) fn forward(&mut self, command: Command) {
+        let wire = Relay::wire(&command);
+        if matches!(command, Command::Mail(_)) {
+            self.drop_content();
+        }
+        let chunk = matches!(command, Command::Chunk { .. });
+        self.relay.commit(command);
+        self.tell_backend(&wire);
+        if chunk && let Some(backend) = &mut self.backend {
+            // BDAT is not answered before its content: what follows goes straight on.
+            backend.streamed = Some(self.content);
+        }
+    }
+}

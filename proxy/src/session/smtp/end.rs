@@ -1,0 +1,98 @@
+//! Deadlines, and the end of a session.
+//!
+//! Rule: what waits is answered, with 451 at the ceiling; 421 is said where no answer is owed.
+
+use std::time::{Duration, Instant};
+
+use bascule_protocols::smtp::relay::Role;
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use super::relay::{End, Session, Waiting};
+
+/// How long a connection that ends may take to read what it was told.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// A client that says nothing (RFC 5321 §4.5.3.2.7: five minutes at least).
+const SILENCE: Duration = Duration::from_secs(300);
+/// A printer or the like is held longer than a program that shows its user an error.
+const DEVICE_CEILING: Duration = Duration::from_secs(120);
+
+impl Session {
+    fn ceiling(&self) -> Duration {
+        let limits = &self.world().config.limits;
+        match () {
+            () if self.device() => DEVICE_CEILING.max(limits.command_ceiling),
+            () if self.relay.role() == Role::Submission => limits.login_ceiling.min(limits.command_ceiling),
+            () => limits.command_ceiling,
+        }
+    }
+
+    /// When [`Session::deadlines`] must look at the clock again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let ceiling = self.waiting.as_ref().map(|wait| wait.arrived + self.ceiling());
+        let retry = self.retry.filter(|_| self.waiting.is_some()).map(|(at, _)| at);
+        let silence = (!self.device()).then(|| self.last_input + SILENCE);
+        [ceiling, retry, silence].into_iter().flatten().min()
+    }
+
+    pub(super) fn deadlines(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if let Some(wait) = &self.waiting {
+            if now >= wait.arrived + self.ceiling() {
+                self.world().metrics.limits_hit.count("command_ceiling");
+                return self.refuse_waiting();
+            }
+        } else if !self.device() && now >= self.last_input + SILENCE && self.relay.answered() {
+            self.world().metrics.limits_hit.count("autologout");
+            return Err(End::Farewell("autologout"));
+        }
+        Ok(())
+    }
+
+    /// What waits is answered and not carried out; the client may say it again.
+    fn refuse_waiting(&mut self) -> Result<(), End> {
+        let Some(wait) = self.waiting.take() else { return Ok(()) };
+        self.release_clock(&wait);
+        match wait.what {
+            Waiting::Login(_) => {
+                self.world().metrics.logins.count("unavailable");
+                self.entry.handle.describe(|info| info.identity.clear());
+                self.say(b"454 4.7.0 The login cannot be checked now, please try again\r\n");
+            }
+            Waiting::Command(_) => self.say(b"451 4.3.2 Please try again\r\n"),
+            Waiting::Commit => {
+                for _ in 0..self.relay.replies_owed().max(1) {
+                    self.say(b"451 4.3.2 Please try again\r\n");
+                }
+                self.relay.over();
+                self.drop_content();
+                self.cut_backend();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn end(mut self, end: End) {
+        if let Some(wait) = self.waiting.take() {
+            self.release_clock(&wait);
+        }
+        if let End::Farewell(reason) = end {
+            self.world().metrics.farewells.count(reason);
+            tracing::info!(session = self.entry.handle.id.0, reason, "farewell");
+            if !self.device() {
+                let hostname = &self.door.world.config.server.hostname;
+                let words = format!("421 4.3.2 {hostname} closes the connection, please try again\r\n");
+                self.say(words.as_bytes());
+            }
+        }
+        let _ = timeout(LAST_WORDS, async {
+            std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
+            self.client.shutdown().await
+        })
+        .await;
+        if let Some(mut backend) = self.backend.take() {
+            let _ = timeout(LAST_WORDS, backend.leg.shutdown()).await;
+        }
+        self.entry.handle.word.set(Default::default());
+        self.entry.handle.word_changed();
+    }
+}

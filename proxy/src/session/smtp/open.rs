@@ -1,0 +1,223 @@
+//! A connection to a pool's SMTP or LMTP server, up to the point where a message may be said.
+//!
+//! Rule: closed when it is not what the configuration says: no TLS where there must be, no XCLIENT where the client's
+//! address must reach the server (a proxy's address in its trusted networks would make it an open relay).
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bascule_protocols::smtp::{
+    auth::Credentials,
+    keywords::Keywords,
+    relay::{Hello, Role},
+    reply::{Class, Replies, Reply},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    config::{ClientAddress, Protocol, Service, ServiceTls},
+    net::stream::Leg,
+    session::World,
+    topology::PoolId,
+};
+
+/// A server that may be spoken to.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) leg: Leg,
+    pub(super) keywords: Keywords,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// It cannot serve now, or not as it must: another try may.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The server's own word on the login.
+    #[error("refused")]
+    Refused(Reply),
+}
+
+/// Whose connection it will be.
+#[derive(Debug, Clone)]
+pub(super) struct Whom {
+    pub(super) protocol: Protocol,
+    pub(super) role: Role,
+    pub(super) hello: Hello,
+    pub(super) client: SocketAddr,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) credentials: Option<Credentials>,
+}
+
+/// Dials and introduces the client, within `limit`.
+pub(super) async fn open(
+    world: &World,
+    pool: PoolId,
+    whom: &Whom,
+    limit: Duration,
+) -> Result<Opened, OpenError> {
+    match timeout(limit, introduced(world, pool, whom)).await {
+        Ok(result) => result,
+        Err(_) => Err(OpenError::Unavailable(format!("no answer within {limit:?}"))),
+    }
+}
+
+async fn introduced(world: &World, pool: PoolId, whom: &Whom) -> Result<Opened, OpenError> {
+    let topology = world.topology.load();
+    let service = topology.pool(pool).service(whom.protocol);
+    let service = service.ok_or_else(|| OpenError::Unavailable("no such service".to_owned()))?;
+    let mut server = Server::dial(world, pool, service, whom).await?;
+    server.expect(None).await?;
+    let mut keywords = server.hello(whom).await?;
+    if let ServiceTls::Starttls(_) = service.tls {
+        server.expect(Some(b"STARTTLS\r\n")).await?;
+        server = server.secure(world, pool, whom.protocol).await?;
+        keywords = server.hello(whom).await?;
+    }
+    if service.client_address == ClientAddress::Xclient {
+        let line = xclient(&keywords, whom)?;
+        server.expect(Some(&line)).await?;
+        keywords = server.hello(whom).await?;
+    }
+    if let Some(credentials) = &whom.credentials {
+        server.login(credentials, &keywords).await?;
+    }
+    Ok(Opened { leg: server.leg, keywords })
+}
+
+/// A connection with what was read of the next reply.
+struct Server {
+    leg: Leg,
+    replies: Replies,
+}
+
+impl Server {
+    async fn dial(world: &World, pool: PoolId, service: &Service, whom: &Whom) -> Result<Self, OpenError> {
+        let failed = |error: io::Error| OpenError::Unavailable(format!("{}: {error}", service.server));
+        let mut tcp = TcpStream::connect(&service.server).await.map_err(failed)?;
+        let _ = tcp.set_nodelay(true);
+        if service.client_address == ClientAddress::ProxyV2 {
+            let local = whom.local.unwrap_or(whom.client);
+            tcp.write_all(&crate::net::proxy_protocol::header(whom.client, local)).await.map_err(failed)?;
+        }
+        let leg = match &service.tls {
+            ServiceTls::None | ServiceTls::Starttls(_) => Leg::plain(tcp),
+            ServiceTls::Implicit(_) => connect(world, pool, whom.protocol, tcp).await?,
+        };
+        Ok(Self { leg, replies: Replies::default() })
+    }
+
+    async fn secure(self, world: &World, pool: PoolId, protocol: Protocol) -> Result<Self, OpenError> {
+        let tcp = self.leg.into_tcp().ok_or_else(|| OpenError::Unavailable("TLS twice".to_owned()))?;
+        Ok(Self { leg: connect(world, pool, protocol, tcp).await?, replies: Replies::default() })
+    }
+
+    /// EHLO or LHLO; HELO where the client said so and the server knows nothing else.
+    async fn hello(&mut self, whom: &Whom) -> Result<Keywords, OpenError> {
+        let word: &[u8] = if whom.role == Role::Lmtp { b"LHLO " } else { b"EHLO " };
+        let reply = self.expect(Some(&[word, &whom.hello.name, b"\r\n"].concat())).await?;
+        Ok(Keywords::of_ehlo(reply.texts()))
+    }
+
+    async fn login(&mut self, credentials: &Credentials, keywords: &Keywords) -> Result<(), OpenError> {
+        let lines = credentials.lines(keywords);
+        let lines = lines.ok_or_else(|| OpenError::Unavailable("no mechanism in common".to_owned()))?;
+        for (at, line) in lines.iter().enumerate() {
+            let reply = self.ask(Some(line)).await?;
+            let last = at + 1 == lines.len();
+            match reply.class() {
+                Class::Done if last => return Ok(()),
+                Class::Go if !last => {}
+                // XOAUTH2 tells its errors in a challenge that the client answers with an empty line.
+                Class::Go => return Err(refused(self.ask(Some(b"\r\n")).await?)),
+                Class::Done | Class::Later | Class::Never => return Err(refused(reply)),
+            }
+        }
+        Err(OpenError::Unavailable("a login without an end".to_owned()))
+    }
+
+    /// Says `line` and wants a 2yz.
+    async fn expect(&mut self, line: Option<&[u8]>) -> Result<Reply, OpenError> {
+        let reply = self.ask(line).await?;
+        if reply.class() == Class::Done {
+            return Ok(reply);
+        }
+        Err(OpenError::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned()))
+    }
+
+    async fn ask(&mut self, line: Option<&[u8]>) -> Result<Reply, OpenError> {
+        let failed = |error: io::Error| OpenError::Unavailable(error.to_string());
+        if let Some(line) = line {
+            self.leg.write_all(line).await.map_err(failed)?;
+            self.leg.flush().await.map_err(failed)?;
+        }
+        loop {
+            let input = self.leg.fill_buf().await.map_err(failed)?;
+            if input.is_empty() {
+                return Err(OpenError::Unavailable("connection closed".to_owned()));
+            }
+            let (n, reply) = self.replies.next(input);
+            self.leg.consume(n);
+            if let Some(reply) = reply.map_err(|error| OpenError::Unavailable(error.to_string()))? {
+                return Ok(reply);
+            }
+        }
+    }
+}
+
+fn refused(reply: Reply) -> OpenError {
+    // Only 5yz is a word on the password (RFC 4954 §6).
+    if reply.class() == Class::Never {
+        OpenError::Refused(reply)
+    } else {
+        OpenError::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned())
+    }
+}
+
+async fn connect(world: &World, pool: PoolId, protocol: Protocol, tcp: TcpStream) -> Result<Leg, OpenError> {
+    let connector = world.connectors.of(pool, protocol);
+    let connector = connector.ok_or_else(|| OpenError::Unavailable("no TLS configuration".to_owned()))?;
+    connector.connect(tcp).await.map_err(|error| OpenError::Unavailable(format!("TLS: {error}")))
+}
+
+/// `XCLIENT` with what the server takes of it (Postfix XCLIENT_README); without ADDR it is of no use.
+fn xclient(keywords: &Keywords, whom: &Whom) -> Result<Vec<u8>, OpenError> {
+    let offered = keywords.parameters("XCLIENT");
+    let offered = offered
+        .filter(|list| list.split(' ').any(|word| word.eq_ignore_ascii_case("ADDR")))
+        .ok_or_else(|| OpenError::Unavailable("the server does not let us say XCLIENT ADDR".to_owned()))?;
+    let has = |word: &str| offered.split(' ').any(|one| one.eq_ignore_ascii_case(word));
+    let address = |address: SocketAddr| match address.ip().to_canonical() {
+        std::net::IpAddr::V4(v4) => v4.to_string(),
+        std::net::IpAddr::V6(v6) => format!("IPV6:{v6}"),
+    };
+    let mut line = String::from("XCLIENT");
+    let helo = xtext(&whom.hello.name);
+    let proto = if whom.hello.extended { "ESMTP" } else { "SMTP" };
+    let proto = if whom.role == Role::Lmtp { "LMTP" } else { proto };
+    let mut attribute = |name: &str, value: &str| {
+        if has(name) {
+            line += &format!(" {name}={value}");
+        }
+    };
+    attribute("NAME", "[UNAVAILABLE]");
+    attribute("PORT", &whom.client.port().to_string());
+    attribute("HELO", &helo);
+    attribute("PROTO", proto);
+    if let Some(local) = whom.local {
+        attribute("DESTADDR", &address(local));
+        attribute("DESTPORT", &local.port().to_string());
+    }
+    attribute("ADDR", &address(whom.client));
+    Ok((line + "\r\n").into_bytes())
+}
+
+/// RFC 3461 §4.
+fn xtext(bytes: &[u8]) -> String {
+    let plain = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'+' | b'=');
+    bytes.iter().map(|b| if plain(b) { char::from(*b).to_string() } else { format!("+{b:02X}") }).collect()
+}

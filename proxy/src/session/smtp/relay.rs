@@ -1,0 +1,339 @@
+//! The session itself: what it owns, what it waits for, and the loop that does whatever has become possible.
+//!
+//! Rule: one thing waits at a time; while it waits the client is not read, so that order needs no queue.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bascule_protocols::smtp::{
+    auth::{Credentials, Exchange},
+    data::Bare,
+    keywords::Keywords,
+    relay::{Command, Own, Relay, Role},
+    reply::Replies,
+};
+use tokio::io::AsyncBufRead;
+
+use super::{
+    super::door::Door,
+    open::{OpenError, Opened},
+    orders::Orders,
+};
+use crate::{
+    config::{BareNewline, ListenerTls, Protocol},
+    gate::Standing,
+    net::{outgoing::Outgoing, spool::Body, stream::Leg},
+    session::{World, registry::Entry},
+    topology::{Epoch, PoolId},
+};
+
+/// The backend that serves a session now.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub(super) leg: Leg,
+    pub(super) out: Outgoing,
+    pub(super) replies: Replies,
+    pub(super) pool: PoolId,
+    pub(super) epoch: Epoch,
+    pub(super) keywords: Keywords,
+    /// Bytes of the kept content that it was sent; `None`: it has not asked for content.
+    pub(super) streamed: Option<u64>,
+}
+
+/// What the client said and what cannot be carried out yet.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A command for the backend.
+    Command(Command),
+    /// A message that is whole.
+    Commit,
+    /// A login.
+    Login(Credentials),
+}
+
+/// A [`Waiting`] with its clocks.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) what: Waiting,
+    pub(super) arrived: Instant,
+    /// When it met a shut gate or a lost backend.
+    pub(super) held: Option<Instant>,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The client went, or said QUIT.
+    Client,
+    /// TLS begins.
+    Starttls,
+    /// 421, by its label.
+    Farewell(&'static str),
+}
+
+pub(super) type Opening = Pin<Box<dyn Future<Output = (PoolId, Epoch, Result<Opened, OpenError>)> + Send>>;
+pub(super) type Leaving = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+/// One SMTP, submission or LMTP session.
+pub(super) struct Session {
+    pub(super) door: Arc<Door>,
+    pub(super) entry: Entry,
+    pub(super) client: Leg,
+    pub(super) to_client: Outgoing,
+    pub(super) backend: Option<Backend>,
+    pub(super) relay: Relay,
+    pub(super) opening: Option<Opening>,
+    /// The pool that [`Self::opening`] goes to.
+    pub(super) towards: Option<PoolId>,
+    pub(super) leaving: Option<(PoolId, Leaving)>,
+    pub(super) waiting: Option<Wait>,
+    pub(super) parked: Option<Own>,
+    pub(super) exchange: Option<Exchange>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) failed_logins: u32,
+    /// The content of the message under way. `None`: it outgrew what is kept outside of a cutover.
+    pub(super) kept: Option<Body>,
+    /// Bytes of content that came, for people and for the sum of chunks.
+    pub(super) content: u64,
+    /// When the next try to reach a backend may begin, and how long the pause after it is.
+    pub(super) retry: Option<(Instant, Duration)>,
+    pub(super) orders: Orders,
+    pub(super) standing: Standing,
+    pub(super) last_input: Instant,
+}
+
+enum Ready {
+    Client,
+    Backend,
+    Opened(PoolId, Epoch, Result<Opened, OpenError>),
+    Left(bool),
+    Again,
+    ClientFailed,
+    BackendFailed,
+}
+
+impl Session {
+    pub(super) fn new(door: Arc<Door>, client: Leg, entry: Entry) -> Self {
+        let role = match door.listener.protocol {
+            Protocol::Submission => Role::Submission,
+            Protocol::Lmtp => Role::Lmtp,
+            Protocol::Smtp | Protocol::Imap => Role::Relay,
+        };
+        let bare = match door.listener.smtp.bare_newline {
+            BareNewline::Normalize => Bare::Normalize,
+            BareNewline::Reject => Bare::Reject,
+        };
+        let secure = door.listener.tls == ListenerTls::Implicit;
+        let starttls = door.listener.tls == ListenerTls::Starttls && !Self::is_device(&door, &entry);
+        Self {
+            relay: Relay::new(role, bare, secure, starttls),
+            kept: Some(Body::new(door.world.spool.clone())),
+            door,
+            entry,
+            client,
+            to_client: Outgoing::default(),
+            backend: None,
+            opening: None,
+            towards: None,
+            leaving: None,
+            waiting: None,
+            parked: None,
+            exchange: None,
+            credentials: None,
+            failed_logins: 0,
+            content: 0,
+            retry: None,
+            orders: Orders::default(),
+            standing: Standing::default(),
+            last_input: Instant::now(),
+        }
+    }
+
+    fn is_device(door: &Door, entry: &Entry) -> bool {
+        door.listener.smtp.devices.iter().any(|network| network.contains(entry.handle.peer.ip()))
+    }
+
+    /// Whether it is a printer or the like: held long, never told 421.
+    pub(super) fn device(&self) -> bool {
+        Self::is_device(&self.door, &self.entry)
+    }
+
+    pub(super) fn world(&self) -> &World {
+        &self.door.world
+    }
+
+    /// Runs to the end of the session.
+    pub(super) async fn run(mut self: Box<Self>) {
+        loop {
+            match std::future::poll_fn(|cx| self.poll_run(cx)).await {
+                End::Starttls => match Box::pin(self.secure()).await {
+                    Some(session) => self = session,
+                    None => return,
+                },
+                end @ (End::Client | End::Farewell(_)) => return Box::pin(self.end(end)).await,
+            }
+        }
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Err(end) = self.advance() {
+                return Poll::Ready(end);
+            }
+            let step = match ready!(self.poll_ready(cx)) {
+                Ready::Client => self.on_client(),
+                Ready::Backend => self.on_backend(),
+                Ready::Opened(pool, epoch, result) => self.on_opened(pool, epoch, result),
+                Ready::Left(ended) => self.on_left(ended),
+                Ready::Again => Ok(()),
+                Ready::ClientFailed => Err(End::Client),
+                Ready::BackendFailed => self.on_backend_end(),
+            };
+            if let Err(end) = step {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
+        self.entry.handle.register(cx.waker());
+        if self.changed() {
+            return Poll::Ready(Ready::Again);
+        }
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready((pool, epoch, result)) = opening.as_mut().poll(cx)
+        {
+            self.opening = None;
+            return Poll::Ready(Ready::Opened(pool, epoch, result));
+        }
+        if let Some((_, leaving)) = &mut self.leaving
+            && let Poll::Ready(ended) = leaving.as_mut().poll(cx)
+        {
+            return Poll::Ready(Ready::Left(ended));
+        }
+        if let Poll::Ready(Err(_)) = self.to_client.poll_flush(cx, &mut self.client) {
+            return Poll::Ready(Ready::ClientFailed);
+        }
+        if let Some(backend) = &mut self.backend {
+            let had = !backend.out.is_empty();
+            if let Poll::Ready(Err(_)) = backend.out.poll_flush(cx, &mut backend.leg) {
+                return Poll::Ready(Ready::BackendFailed);
+            }
+            if had && backend.out.is_empty() {
+                return Poll::Ready(Ready::Again);
+            }
+        }
+        if self.watches_client() && Pin::new(&mut self.client).poll_fill_buf(cx).is_ready() {
+            return Poll::Ready(Ready::Client);
+        }
+        if self.to_client.is_empty()
+            && let Some(backend) = &mut self.backend
+            && Pin::new(&mut backend.leg).poll_fill_buf(cx).is_ready()
+        {
+            return Poll::Ready(Ready::Backend);
+        }
+        Poll::Pending
+    }
+
+    /// Whether an order, the gate or the sweeper asks for another [`Self::advance`].
+    fn changed(&self) -> bool {
+        self.orders.is_new(&self.entry.handle)
+            || self.admitted() != self.orders.flowed
+            || self.entry.handle.is_late()
+    }
+
+    /// Whether the gate admits what the topology has now.
+    pub(super) fn admitted(&self) -> bool {
+        self.world().gate.admits(self.world().topology.load().epoch)
+    }
+
+    /// Whether a backend is there and commands of this session reach it.
+    pub(super) fn flows(&self) -> bool {
+        self.leaving.is_none()
+            && !self.relay.replays()
+            && self.backend.as_ref().is_some_and(|b| self.world().gate.admits(b.epoch))
+    }
+
+    /// Whether the client's bytes are used now.
+    pub(super) fn wants_client(&self) -> bool {
+        self.waiting.is_none()
+            && self.parked.is_none()
+            && self.relay.reads()
+            && self.backend.as_ref().is_none_or(|b| b.out.is_empty())
+            && self.to_client.len() < 64 * 1024
+    }
+
+    /// A client whose bytes are not wanted is still watched by its next write; its end is seen then.
+    fn watches_client(&self) -> bool {
+        self.wants_client()
+    }
+
+    /// Does everything that has become possible.
+    fn advance(&mut self) -> Result<(), End> {
+        self.obey()?;
+        let admitted = self.admitted();
+        if self.orders.flowed && !admitted {
+            self.mark_held();
+        }
+        self.orders.flowed = admitted;
+        self.deadlines()?;
+        self.stream()?;
+        self.carry_on()?;
+        self.answer_parked()?;
+        self.sync_word();
+        self.entry.handle.due(self.due());
+        Ok(())
+    }
+
+    /// A failed client is found by the next read.
+    pub(super) fn say(&mut self, bytes: &[u8]) {
+        let _ = self.to_client.push(&mut self.client, bytes);
+    }
+
+    /// A failed backend is found by the next read.
+    pub(super) fn tell_backend(&mut self, bytes: &[u8]) {
+        if let Some(backend) = &mut self.backend {
+            let _ = backend.out.push(&mut backend.leg, bytes);
+        }
+    }
+
+    pub(super) fn now_standing(&self) -> Standing {
+        let (writes, reads) = self.relay.in_flight();
+        let left = self.leaving.as_ref().map(|(pool, _)| *pool);
+        Standing {
+            backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards),
+            spare: None,
+            writes,
+            reads,
+            waits: self.waits(),
+        }
+    }
+
+    /// Whether something of the session is for a gate that moves. Commands in flight stand for themselves.
+    fn waits(&self) -> bool {
+        self.waiting.is_some() || self.parked.is_some() || self.relay.in_transaction()
+    }
+
+    /// Tells the word what has become of commands and connections.
+    pub(super) fn sync_word(&mut self) {
+        let now = self.now_standing();
+        if now != self.standing {
+            let begins = now.waits && !self.standing.waits;
+            self.standing = now;
+            let word = &self.entry.handle.word;
+            if begins {
+                word.wait(now)
+            } else {
+                word.set(now)
+            }
+            if !self.orders.flowed {
+                self.entry.handle.word_changed();
+            }
+        }
+    }
+}
