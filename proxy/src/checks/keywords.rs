@@ -54,7 +54,7 @@ impl Record {
             .iter()
             .all(|pool| pool.service(protocol).is_some_and(|service| service.tls != ServiceTls::None));
         let pinned = Pinned::of(&pools.iter().collect::<Vec<_>>(), config.limits.upload, verified);
-        if world.keywords.of(protocol).as_ref() != Some(&pinned) {
+        if world.keywords.of(protocol).as_deref() != Some(&pinned) {
             world.keywords.pin(protocol, pinned);
         }
         true

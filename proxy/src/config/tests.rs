@@ -250,8 +250,8 @@ fn what_comes_later_is_refused_with_what_is_allowed_now() {
     for (from, to, head) in [
         (
             "protocol = \"imap\"\nbind     = [\"[::]:993\"]",
-            "protocol = \"smtp\"\nbind = [\"[::]:993\"]",
-            "listener.imaps.protocol: `smtp`",
+            "protocol = \"http\"\nbind = [\"[::]:993\"]",
+            "listener.imaps.protocol: `http`",
         ),
         (master, "restore = { mode = \"token-hook\" }", "pool.v4.imap.restore.mode: `token-hook`"),
         (

@@ -10,7 +10,7 @@ pub mod smtp;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bascule_protocols::{
     imap::capability::{Capabilities, Pinned},
     smtp::keywords,
@@ -72,10 +72,10 @@ impl Said {
 
 /// What EHLO and LHLO show, by protocol; `None`: not learnt yet, nobody is served.
 #[derive(Debug, Default)]
-pub struct Keywords([ArcSwap<Option<keywords::Pinned>>; 3]);
+pub struct Keywords([ArcSwapOption<keywords::Pinned>; 3]);
 
 impl Keywords {
-    fn cell(&self, protocol: Protocol) -> Option<&ArcSwap<Option<keywords::Pinned>>> {
+    fn cell(&self, protocol: Protocol) -> Option<&ArcSwapOption<keywords::Pinned>> {
         match protocol {
             Protocol::Smtp => self.0.first(),
             Protocol::Submission => self.0.get(1),
@@ -85,14 +85,14 @@ impl Keywords {
     }
 
     /// What clients of `protocol` are shown.
-    pub fn of(&self, protocol: Protocol) -> Option<keywords::Pinned> {
-        (*self.cell(protocol)?.load_full()).clone()
+    pub fn of(&self, protocol: Protocol) -> Option<Arc<keywords::Pinned>> {
+        self.cell(protocol)?.load_full()
     }
 
     /// From here on new connections are shown this.
     pub fn pin(&self, protocol: Protocol, pinned: keywords::Pinned) {
         if let Some(cell) = self.cell(protocol) {
-            cell.store(Arc::new(Some(pinned)));
+            cell.store(Some(Arc::new(pinned)));
         }
     }
 }

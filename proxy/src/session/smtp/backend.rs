@@ -101,10 +101,12 @@ impl Session {
         (self.towards, self.standing) = (Some(pool), standing);
         let (world, whom) = (self.door.world.clone(), self.whom());
         let limit = topology.pool(pool).service(whom.protocol).map_or(PAUSE, |service| service.dial_timeout);
-        self.opening = Some(Box::pin(async move { (pool, epoch, open(&world, pool, &whom, limit).await) }));
+        let greeted = self.greeted.take().filter(|(.., of, _)| *of == epoch).map(|(.., greeted)| greeted);
+        self.opening =
+            Some(Box::pin(async move { (pool, epoch, open(&world, pool, &whom, greeted, limit).await) }));
     }
 
-    fn whom(&self) -> Whom {
+    pub(super) fn whom(&self) -> Whom {
         let hello = self.relay.hello().cloned();
         let waiting = self.waiting.as_ref().and_then(|wait| match &wait.what {
             Waiting::Login(credentials) => Some(credentials.clone()),

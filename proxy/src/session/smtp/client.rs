@@ -11,15 +11,16 @@ use std::{
 use bascule_protocols::smtp::{
     auth::MECHANISMS,
     keywords::Shown,
-    relay::{Command, Own, POISONED, Relay, Role, Verdict},
+    relay::{Command, Own, POISONED, Relay, Verdict},
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
 use super::relay::{End, Session, Wait, Waiting};
-use crate::session::{door::Door, registry::Entry};
 
 /// Pieces of client input handled before others get their turn.
 const TURN: usize = 64;
+/// RFC 1870 §6.1 (3).
+const TOO_LARGE: &[u8] = b"552 5.3.4 Larger than the largest message\r\n";
 
 /// What is to be done once the client's bytes are no longer borrowed.
 enum Todo {
@@ -32,27 +33,8 @@ enum Todo {
 }
 
 impl Session {
-    /// Greets. `None`: the client has gone, or nobody knows yet what it may be promised.
-    pub(super) async fn greet(
-        door: std::sync::Arc<Door>,
-        client: crate::net::stream::Leg,
-        entry: Entry,
-    ) -> Option<Box<Self>> {
-        if door.world.keywords.of(door.listener.protocol).is_none() {
-            door.world.metrics.connections_refused.count("not_ready");
-            return None;
-        }
-        let mut session = Box::new(Self::new(door, client, entry));
-        let word = if session.relay.role() == Role::Lmtp { "LMTP" } else { "ESMTP" };
-        let greeting = format!("220 {} {word}\r\n", session.door.world.config.server.hostname);
-        session.say(greeting.as_bytes());
-        Some(session)
-    }
-
     pub(super) fn on_client(&mut self) -> Result<(), End> {
-        let Some(pinned) = self.door.world.keywords.of(self.door.listener.protocol) else {
-            return Err(End::Farewell("not_ready"));
-        };
+        let pinned = self.pinned.clone();
         for _ in 0..TURN {
             if !self.wants_client() {
                 return Ok(());
@@ -70,7 +52,9 @@ impl Session {
                 Verdict::Command(command) => Todo::Command(command),
                 Verdict::Content(bytes) => {
                     self.content += bytes.len() as u64;
+                    let too_large = pinned.size().is_some_and(|limit| self.content > limit);
                     match super::content::receive(&mut self.kept, &mut self.backend, &self.door, bytes) {
+                        Ok(()) if too_large => Todo::Fail(TOO_LARGE),
                         Ok(()) => Todo::Nothing,
                         Err(reply) => Todo::Fail(reply),
                     }
@@ -158,12 +142,11 @@ impl Session {
 
     fn say_hello(&mut self, extended: bool) {
         let hostname = &self.door.world.config.server.hostname;
-        let reply = match self.door.world.keywords.of(self.door.listener.protocol) {
-            Some(pinned) if extended => {
-                let mechanisms: &[&str] = if self.relay.may_authenticate() { &MECHANISMS } else { &[] };
-                pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms })
-            }
-            Some(_) | None => format!("250 {hostname}\r\n").into_bytes(),
+        let mechanisms: &[&str] = if self.relay.may_authenticate() { &MECHANISMS } else { &[] };
+        let reply = if extended {
+            self.pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms })
+        } else {
+            format!("250 {hostname}\r\n").into_bytes()
         };
         self.say(&reply);
     }
@@ -184,11 +167,11 @@ impl Session {
     pub(super) async fn secure(mut self: Box<Self>) -> Option<Box<Self>> {
         let flushed = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
         timeout(self.door.world.config.limits.handshake, flushed).await.ok()?.ok()?;
-        let Self { door, client, mut relay, entry, .. } = *self;
+        let Self { door, client, mut relay, entry, pinned, greeted, .. } = *self;
         let client = door.handshake(client.into_tcp()?).await?;
         relay.now_secure();
-        let mut session = Box::new(Self::new(door, client, entry));
-        session.relay = relay;
+        let mut session = Box::new(Self::new(door, client, entry, pinned));
+        (session.relay, session.greeted) = (relay, greeted);
         Some(session)
     }
 

@@ -1,7 +1,7 @@
 //! The content of a message: kept until it is answered, and streamed to the backend that has asked for it.
 //!
-//! Rule: bodies up to `upload_memory` stay in memory; larger ones are kept whole only while a cutover prepares, and a
-//! message that is not kept ends with the backend that it was begun at.
+//! Rule: bodies up to `upload_memory` stay in memory, larger ones go to a file as they come; only one for which the spool
+//! has no room ends with the backend that it was begun at.
 
 use bascule_protocols::smtp::relay::AMBIGUOUS;
 
@@ -69,16 +69,9 @@ pub(super) fn receive(
 ) -> Result<(), &'static [u8]> {
     let limits = &door.world.config.limits;
     let before = kept.as_ref().map(Body::len);
-    if let Some(body) = kept {
-        let outgrown = body.len() + bytes.len() as u64 > limits.upload_memory as u64;
-        // Without a backend the spool is all there is.
-        let keeps_all = backend.is_none() || door.world.gate.armed();
-        if outgrown && !keeps_all {
-            *kept = None;
-        } else if body.push(bytes, limits.upload_memory).is_err() {
-            door.world.metrics.limits_hit.count("spool");
-            *kept = None;
-        }
+    if kept.as_mut().is_some_and(|body| body.push(bytes, limits.upload_memory).is_err()) {
+        door.world.metrics.limits_hit.count("spool");
+        *kept = None;
     }
     let Some(backend) = backend else {
         return if kept.is_some() { Ok(()) } else { Err(b"452 4.3.1 Not enough room now\r\n") };

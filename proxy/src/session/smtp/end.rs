@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use bascule_protocols::smtp::relay::Role;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
-use super::relay::{End, Session, Waiting};
+use super::{
+    orders::leave,
+    relay::{End, Session, Waiting},
+};
 
 /// How long a connection that ends may take to read what it was told.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -89,8 +92,9 @@ impl Session {
             self.client.shutdown().await
         })
         .await;
-        if let Some(mut backend) = self.backend.take() {
-            let _ = timeout(LAST_WORDS, backend.leg.shutdown()).await;
+        if let Some(backend) = self.backend.take() {
+            let whole = self.relay.answered() && !self.relay.in_transaction() && backend.out.is_empty();
+            leave(backend.leg, whole).await;
         }
         self.entry.handle.word.set(Default::default());
         self.entry.handle.word_changed();

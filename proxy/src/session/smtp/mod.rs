@@ -8,6 +8,7 @@ mod backend;
 mod client;
 mod content;
 mod end;
+mod greet;
 mod login;
 mod open;
 mod orders;
@@ -43,6 +44,6 @@ pub async fn keywords(world: &World, pool: PoolId, protocol: Protocol) -> Result
     };
     let topology = world.topology.load();
     let service = topology.pool(pool).service(protocol).ok_or("there is no such service")?;
-    let opened = open::open(world, pool, &whom, service.dial_timeout).await;
+    let opened = open::open(world, pool, &whom, None, service.dial_timeout).await;
     opened.map(|opened| opened.keywords).map_err(|error| error.to_string())
 }

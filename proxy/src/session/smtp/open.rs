@@ -21,7 +21,7 @@ use crate::{
     config::{ClientAddress, Protocol, Service, ServiceTls},
     net::stream::Leg,
     session::World,
-    topology::PoolId,
+    topology::{PoolId, Topology},
 };
 
 /// A server that may be spoken to.
@@ -42,6 +42,17 @@ pub(super) enum OpenError {
     Refused(Reply),
 }
 
+impl OpenError {
+    fn passing(self) -> Self {
+        match self {
+            Self::Refused(reply) => {
+                Self::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned())
+            }
+            Self::Unavailable(why) => Self::Unavailable(why),
+        }
+    }
+}
+
 /// Whose connection it will be.
 #[derive(Debug, Clone)]
 pub(super) struct Whom {
@@ -53,25 +64,56 @@ pub(super) struct Whom {
     pub(super) credentials: Option<Credentials>,
 }
 
-/// Dials and introduces the client, within `limit`.
+/// A server that has greeted, and was told nothing but the client's address.
+#[derive(Debug)]
+pub(super) struct Greeted(Server);
+
+/// Dials and introduces the client, within `limit`. `greeted`: the first half of it was done before.
 pub(super) async fn open(
     world: &World,
     pool: PoolId,
     whom: &Whom,
+    greeted: Option<Greeted>,
     limit: Duration,
 ) -> Result<Opened, OpenError> {
-    match timeout(limit, introduced(world, pool, whom)).await {
+    let opening = async {
+        let Greeted(server) = match greeted {
+            Some(greeted) => greeted,
+            // Without a login its opinion is one on the proxy, and may change.
+            None => greeting(world, pool, whom).await.map_err(OpenError::passing)?,
+        };
+        introduced(world, pool, whom, server).await
+    };
+    match timeout(limit, opening).await {
         Ok(result) => result,
         Err(_) => Err(OpenError::Unavailable(format!("no answer within {limit:?}"))),
     }
 }
 
-async fn introduced(world: &World, pool: PoolId, whom: &Whom) -> Result<Opened, OpenError> {
+/// Dials, and hears the greeting. What the server thinks of the client already is [`OpenError::Refused`].
+pub(super) async fn greeting(world: &World, pool: PoolId, whom: &Whom) -> Result<Greeted, OpenError> {
     let topology = world.topology.load();
+    let mut server = Server::dial(world, pool, service(&topology, pool, whom)?, whom).await?;
+    let reply = server.ask(None).await?;
+    if reply.class() == Class::Done {
+        return Ok(Greeted(server));
+    }
+    Err(OpenError::Refused(reply))
+}
+
+fn service<'a>(topology: &'a Topology, pool: PoolId, whom: &Whom) -> Result<&'a Service, OpenError> {
     let service = topology.pool(pool).service(whom.protocol);
-    let service = service.ok_or_else(|| OpenError::Unavailable("no such service".to_owned()))?;
-    let mut server = Server::dial(world, pool, service, whom).await?;
-    server.expect(None).await?;
+    service.ok_or_else(|| OpenError::Unavailable("no such service".to_owned()))
+}
+
+async fn introduced(
+    world: &World,
+    pool: PoolId,
+    whom: &Whom,
+    mut server: Server,
+) -> Result<Opened, OpenError> {
+    let topology = world.topology.load();
+    let service = service(&topology, pool, whom)?;
     let mut keywords = server.hello(whom).await?;
     if let ServiceTls::Starttls(_) = service.tls {
         server.expect(Some(b"STARTTLS\r\n")).await?;
@@ -90,6 +132,7 @@ async fn introduced(world: &World, pool: PoolId, whom: &Whom) -> Result<Opened, 
 }
 
 /// A connection with what was read of the next reply.
+#[derive(Debug)]
 struct Server {
     leg: Leg,
     replies: Replies,
@@ -146,7 +189,7 @@ impl Server {
         if reply.class() == Class::Done {
             return Ok(reply);
         }
-        Err(OpenError::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned()))
+        Err(OpenError::Refused(reply).passing())
     }
 
     async fn ask(&mut self, line: Option<&[u8]>) -> Result<Reply, OpenError> {
@@ -169,13 +212,11 @@ impl Server {
     }
 }
 
+/// Only 5yz is a word on the password (RFC 4954 §6).
 fn refused(reply: Reply) -> OpenError {
-    // Only 5yz is a word on the password (RFC 4954 §6).
-    if reply.class() == Class::Never {
-        OpenError::Refused(reply)
-    } else {
-        OpenError::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned())
-    }
+    let refused = reply.class() == Class::Never;
+    let error = OpenError::Refused(reply);
+    if refused { error } else { error.passing() }
 }
 
 async fn connect(world: &World, pool: PoolId, protocol: Protocol, tcp: TcpStream) -> Result<Leg, OpenError> {

@@ -72,6 +72,7 @@ impl Session {
     /// Gives up a connection that is not of this epoch; `always`: also one that is.
     fn leave_old(&mut self, always: bool) {
         let topology = self.world().topology.load();
+        self.greeted = self.greeted.take().filter(|(_, epoch, _)| !always && *epoch == topology.epoch);
         self.opening = self.opening.take().filter(|_| !always);
         if self.opening.is_none() {
             self.towards = None;
@@ -92,6 +93,7 @@ impl Session {
     /// A connection of an epoch that is over serves nobody.
     fn leave_late(&mut self) {
         let topology = self.world().topology.load();
+        self.greeted = self.greeted.take().filter(|(_, epoch, _)| *epoch == topology.epoch);
         let late = self.backend.as_ref().is_some_and(|b| b.epoch != topology.epoch);
         if late && self.relay.in_flight().0 == 0 && self.leaving.is_none() {
             self.give_up();
@@ -132,7 +134,7 @@ impl Session {
 }
 
 /// QUIT, or the end of the stream where a message stands half said; and then the end is awaited.
-async fn leave(mut leg: Leg, whole: bool) -> bool {
+pub(super) async fn leave(mut leg: Leg, whole: bool) -> bool {
     let end = async {
         if whole {
             leg.write_all(b"QUIT\r\n").await?;

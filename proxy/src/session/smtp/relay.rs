@@ -13,7 +13,7 @@ use std::{
 use bascule_protocols::smtp::{
     auth::{Credentials, Exchange},
     data::Bare,
-    keywords::Keywords,
+    keywords::{Keywords, Pinned},
     relay::{Command, Own, Relay, Role},
     reply::Replies,
 };
@@ -21,7 +21,7 @@ use tokio::io::AsyncBufRead;
 
 use super::{
     super::door::Door,
-    open::{OpenError, Opened},
+    open::{Greeted, OpenError, Opened},
     orders::Orders,
 };
 use crate::{
@@ -87,6 +87,10 @@ pub(super) struct Session {
     pub(super) to_client: Outgoing,
     pub(super) backend: Option<Backend>,
     pub(super) relay: Relay,
+    /// What this connection was shown, whatever others are shown meanwhile.
+    pub(super) pinned: Arc<Pinned>,
+    /// A server that has greeted and knows nothing of the client yet (`dial = "before-greeting"`).
+    pub(super) greeted: Option<(PoolId, Epoch, Greeted)>,
     pub(super) opening: Option<Opening>,
     /// The pool that [`Self::opening`] goes to.
     pub(super) towards: Option<PoolId>,
@@ -118,7 +122,7 @@ enum Ready {
 }
 
 impl Session {
-    pub(super) fn new(door: Arc<Door>, client: Leg, entry: Entry) -> Self {
+    pub(super) fn new(door: Arc<Door>, client: Leg, entry: Entry, pinned: Arc<Pinned>) -> Self {
         let role = match door.listener.protocol {
             Protocol::Submission => Role::Submission,
             Protocol::Lmtp => Role::Lmtp,
@@ -137,6 +141,8 @@ impl Session {
             entry,
             client,
             to_client: Outgoing::default(),
+            pinned,
+            greeted: None,
             backend: None,
             opening: None,
             towards: None,
@@ -228,8 +234,15 @@ impl Session {
                 return Poll::Ready(Ready::Again);
             }
         }
-        if self.watches_client() && Pin::new(&mut self.client).poll_fill_buf(cx).is_ready() {
-            return Poll::Ready(Ready::Client);
+        if self.wants_client() {
+            if Pin::new(&mut self.client).poll_fill_buf(cx).is_ready() {
+                return Poll::Ready(Ready::Client);
+            }
+        } else if self.may_lose_client()
+            && let Poll::Ready(read) = Pin::new(&mut self.client).poll_fill_buf(cx)
+            && read.map_or(true, <[u8]>::is_empty)
+        {
+            return Poll::Ready(Ready::ClientFailed);
         }
         if self.to_client.is_empty()
             && let Some(backend) = &mut self.backend
@@ -268,9 +281,10 @@ impl Session {
             && self.to_client.len() < 64 * 1024
     }
 
-    /// A client whose bytes are not wanted is still watched by its next write; its end is seen then.
-    fn watches_client(&self) -> bool {
-        self.wants_client()
+    /// Whether a client that goes takes what waits with it: it will say it again elsewhere (RFC 5321 §3.8). What was
+    /// committed stays, and its answer is awaited.
+    fn may_lose_client(&self) -> bool {
+        self.waiting.is_some() && self.relay.in_flight().0 == 0
     }
 
     /// Does everything that has become possible.
@@ -305,8 +319,9 @@ impl Session {
     pub(super) fn now_standing(&self) -> Standing {
         let (writes, reads) = self.relay.in_flight();
         let left = self.leaving.as_ref().map(|(pool, _)| *pool);
+        let greeted = self.greeted.as_ref().map(|(pool, ..)| *pool);
         Standing {
-            backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards),
+            backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards).or(greeted),
             spare: None,
             writes,
             reads,
