@@ -390,10 +390,7 @@ fn contracts_that_contradict_themselves_are_refused() {
         "write the words",
     );
     says(
-        &refused(
-            "servers = [\"[fd00::5]:993\"]",
-            "keywords = [\"DSN\"]\nservers = [\"[fd00::5]:993\"]",
-        ),
+        &refused("servers = [\"[fd00::5]:993\"]", "keywords = [\"DSN\"]\nservers = [\"[fd00::5]:993\"]"),
         "pool.v5.imap.keywords: an IMAP server has capabilities",
         "write `capabilities`",
     );

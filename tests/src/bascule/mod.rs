@@ -86,7 +86,8 @@ impl Bascule {
             std::fs::write(&file, &pool.password)?;
             std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600))?;
         }
-        std::fs::write(self.path("bascule.toml"), setup.text(self.address, &self.state_dir())).context("bascule.toml")
+        std::fs::write(self.path("bascule.toml"), setup.text(self.address, &self.state_dir()))
+            .context("bascule.toml")
     }
 
     /// Starts it and waits until it is ready.

@@ -115,7 +115,9 @@ impl Setup {
             threads = self.threads,
         );
         // A String takes everything.
-        for (name, protocol, port, tls) in LISTENERS.into_iter().filter(|(_, protocol, ..)| self.serves(protocol)) {
+        for (name, protocol, port, tls) in
+            LISTENERS.into_iter().filter(|(_, protocol, ..)| self.serves(protocol))
+        {
             let bind = format!("{address}:{port}");
             let _ = writeln!(
                 text,

@@ -208,11 +208,7 @@ pub fn setup(
 
 /// The doors for mail of a fake as services of a pool, with what it makes of the client's address; `declared` with its
 /// keywords, for a pool that is not there and cannot be asked.
-pub fn services(
-    mail: &Mail,
-    declared: bool,
-    address: impl Fn(Door) -> Option<SocketAddr>,
-) -> Vec<Service> {
+pub fn services(mail: &Mail, declared: bool, address: impl Fn(Door) -> Option<SocketAddr>) -> Vec<Service> {
     let client_address = match mail {
         Mail { proxy_v2: true, .. } => "proxy-v2",
         Mail { xclient: Trust::Honoured | Trust::Refused, .. } => "xclient",

@@ -13,7 +13,10 @@ use std::{
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
     client::{Client, Reply, Status},
-    fake::{Attendance, Options, Platform, Replication, Stall, Store, control::{Pair, services}},
+    fake::{
+        Attendance, Options, Platform, Replication, Stall, Store,
+        control::{Pair, services},
+    },
     ledger::{Fate, Ledger},
     process,
 };
