@@ -14,3 +14,5 @@ mod rig;
 mod scene;
 mod secrets;
 mod setup;
+mod smtp_clients;
+mod smtp_rig;
