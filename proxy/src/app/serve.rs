@@ -77,6 +77,8 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        names: Default::default(),
+        delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)

@@ -348,7 +348,7 @@ pub enum Restore {
     Master(Account),
 }
 
-/// `client_address = "none" | "id" | "xclient" | "proxy-v2"`
+/// `client_address = "none" | "id" | "xclient" | "xforward" | "proxy-v2"`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
     /// Not told.
@@ -357,6 +357,9 @@ pub enum ClientAddress {
     Id,
     /// By XCLIENT. SMTP and LMTP; a server that does not offer it is not used.
     Xclient,
+    /// By XFORWARD before each message, with the message's name; for logs and filters. SMTP and LMTP; a server that does
+    /// not offer it is not used.
+    Xforward,
     /// In a PROXY header, version 2, before anything else.
     ProxyV2,
 }

@@ -40,6 +40,10 @@ pub struct World {
     pub pinned: ArcSwap<Option<Pinned>>,
     /// What EHLO and LHLO show.
     pub keywords: Keywords,
+    /// What messages are called.
+    pub names: smtp::delivered::Names,
+    /// Who has which message.
+    pub delivered: Arc<smtp::delivered::Delivered>,
     /// What the servers of each pool said last after a login.
     pub said: Said,
     /// TLS towards the pools, by pool.

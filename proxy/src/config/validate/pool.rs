@@ -163,13 +163,15 @@ fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<
     let host = host(table, server)?;
     table.word_or("balance", &raw.balance, (), &[("user", ())], &["random", "least", "round-robin"])?;
     let (addresses, later): (&[_], &[_]) = match protocol {
-        Protocol::Imap => {
-            (&[("none", ClientAddress::None), ("id", ClientAddress::Id)], &["proxy-v2", "xclient"])
-        }
+        Protocol::Imap => (
+            &[("none", ClientAddress::None), ("id", ClientAddress::Id)],
+            &["proxy-v2", "xclient", "xforward"],
+        ),
         Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => (
             &[
                 ("none", ClientAddress::None),
                 ("xclient", ClientAddress::Xclient),
+                ("xforward", ClientAddress::Xforward),
                 ("proxy-v2", ClientAddress::ProxyV2),
             ],
             &[],

@@ -11,7 +11,7 @@ use std::{
 use bascule_protocols::smtp::{
     auth::MECHANISMS,
     keywords::Shown,
-    relay::{Command, Own, POISONED, Relay, Verdict},
+    relay::{Command, Own, POISONED, Relay, Role, Verdict},
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
@@ -52,6 +52,9 @@ impl Session {
                 Verdict::Command(command) => Todo::Command(command),
                 Verdict::Content(bytes) => {
                     self.content += bytes.len() as u64;
+                    if let Some(digest) = &mut self.digest {
+                        digest.push(bytes);
+                    }
                     let too_large = pinned.size().is_some_and(|limit| self.content > limit);
                     match super::content::receive(&mut self.kept, &mut self.backend, &self.door, bytes) {
                         Ok(()) if too_large => Todo::Fail(TOO_LARGE),
@@ -143,8 +146,9 @@ impl Session {
     fn say_hello(&mut self, extended: bool) {
         let hostname = &self.door.world.config.server.hostname;
         let mechanisms: &[&str] = if self.relay.may_authenticate() { &MECHANISMS } else { &[] };
+        let ident = self.relay.role() == Role::Lmtp;
         let reply = if extended {
-            self.pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms })
+            self.pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms, ident })
         } else {
             format!("250 {hostname}\r\n").into_bytes()
         };
@@ -178,11 +182,16 @@ impl Session {
     /// What a command is on the wire, once it is committed.
     pub(super) fn forward(&mut self, command: Command) {
         let wire = Relay::wire(&command);
-        if matches!(command, Command::Mail(_)) {
+        let (mail, chunk) = (matches!(command, Command::Mail(_)), matches!(command, Command::Chunk { .. }));
+        if mail {
             self.drop_content();
+            self.messages += 1;
+            self.introduce();
         }
-        let chunk = matches!(command, Command::Chunk { .. });
         self.relay.commit(command);
+        if mail {
+            self.digest = self.relay.ident().map(|_| Box::default());
+        }
         self.tell_backend(&wire);
         if chunk && let Some(backend) = &mut self.backend {
             // BDAT is not answered before its content: what follows goes straight on.

@@ -62,14 +62,7 @@ impl Session {
                 self.say(b"454 4.7.0 The login cannot be checked now, please try again\r\n");
             }
             Waiting::Command(_) => self.say(b"451 4.3.2 Please try again\r\n"),
-            Waiting::Commit => {
-                for _ in 0..self.relay.replies_owed().max(1) {
-                    self.say(b"451 4.3.2 Please try again\r\n");
-                }
-                self.relay.over();
-                self.drop_content();
-                self.cut_backend();
-            }
+            Waiting::Commit => self.answer_instead(b"451 4.3.2 Please try again\r\n"),
         }
         Ok(())
     }
