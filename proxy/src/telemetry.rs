@@ -119,9 +119,10 @@ pub mod labels {
     ];
     /// Why a session became a byte pipe.
     pub const PIPES: &[&str] = &["configured", "desync"];
-    /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply.
+    /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply;
+    /// `held`: the last byte waited for the gate.
     pub const MESSAGES: &[&str] =
-        &["ambiguous_replay", "ambiguous_tempfail", "not_kept", "poisoned", "relayed"];
+        &["ambiguous_replay", "ambiguous_tempfail", "held", "not_kept", "poisoned", "relayed"];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "autologout",
@@ -187,6 +188,11 @@ impl Family {
     /// Counts one event with this label value.
     pub fn count(&self, value: &str) {
         self.handle(value).inc();
+    }
+
+    /// What was counted so far, by label value.
+    pub fn counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.known.iter().copied().zip(self.counters.iter().map(IntCounter::get)).collect()
     }
 
     /// The counter of this label value, for callers that count often.

@@ -20,7 +20,7 @@ use crate::{
     checks::{Answer, exec::Phase},
     config::{
         Account, Check, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits, Pool,
-        Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
+        Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
     },
     gate::{Gate, Standing},
     net::spool::Spool,
@@ -397,7 +397,7 @@ impl Rig {
         user: &str,
         refuses: impl Fn(Order) -> Option<&'static str> + Send + Sync + 'static,
     ) {
-        let entry = self.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into());
+        let entry = self.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), Protocol::Imap);
         entry.handle.describe(|info| info.identity = user.into());
         let topology = self.world.topology.load();
         entry.handle.word.set(Standing { backend: Some(topology.active), ..Standing::default() });

@@ -74,7 +74,7 @@ pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit
     let Some(client) = client else { return };
     let gauge = door.world.metrics.sessions(&door.name);
     gauge.inc();
-    let entry = door.world.registry.enter(peer, door.name.clone());
+    let entry = door.world.registry.enter(peer, door.name.clone(), door.listener.protocol);
     match door.listener.protocol {
         Protocol::Imap => imap::serve(door.clone(), client, entry).await,
         Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {

@@ -315,6 +315,9 @@ impl Session {
     pub(super) fn mark_held(&mut self) {
         if let Some(wait) = self.waiting.as_mut().filter(|wait| wait.held.is_none()) {
             wait.held = Some(Instant::now());
+            if matches!(wait.what, Waiting::Commit) {
+                self.door.world.metrics.messages.count("held");
+            }
             self.door.world.metrics.held_commands.inc();
             self.entry.handle.describe(|info| info.held = 1);
         }
