@@ -488,7 +488,7 @@ fn who_has_the_message_is_answered_in_his_place_and_not_sent_it_again() {
         P: 354 go|
         C: text|.|
         B: text|
-        delivered: 0 4
+        delivered: 0 3
         lost
         new
         B: MAIL FROM:<a>|RCPT TO:<d>|

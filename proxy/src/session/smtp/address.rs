@@ -125,7 +125,7 @@ mod tests {
     fn what_is_too_long_for_one_line_takes_two() {
         let all: Keywords = ["XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"].into_iter().collect();
         let mut whom = whom();
-        whom.hello.name = vec![b'+'; 160].into();
+        whom.hello.name = vec![b'+'; 150].into();
         let lines = xforward(&all, &whom, true, "x.1");
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.len() <= LINE && line.starts_with("XFORWARD ")), "{lines:?}");
