@@ -73,6 +73,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
     Ok(World {
         gate: Gate::new(topology.epoch),
         topology: Current::new(topology),
+        slots: Arc::new(tokio::sync::Semaphore::new(config.limits.connections)),
         registry: Arc::default(),
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),

@@ -336,6 +336,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
     Arc::new(World {
         topology: Current::new(Topology { pools, active: recovered.active, epoch: recovered.epoch }),
         gate: Gate::new(recovered.epoch),
+        slots: Arc::new(tokio::sync::Semaphore::new(config.limits.connections)),
         registry: Arc::default(),
         pinned: arc_swap::ArcSwap::from_pointee(None),
         said: Default::default(),

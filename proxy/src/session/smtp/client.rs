@@ -78,6 +78,7 @@ impl Session {
                 // A last chunk may have ended with these bytes, and its reply may have come before.
                 Ok(())
             }
+            Todo::Command(Command::Mail(_)) if self.over_rate() => self.turn_away(),
             Todo::Command(command) => {
                 self.wait_for(Waiting::Command(command));
                 self.carry_on()
@@ -99,6 +100,22 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    fn over_rate(&self) -> bool {
+        let handle = &self.entry.handle;
+        let reached = handle.inspect(|info| self.door.rates.message(handle.peer.ip(), &info.identity));
+        reached.map_err(|limit| self.world().metrics.limits_hit.count(limit)).is_err()
+    }
+
+    /// One message too many. A server comes back later; a person would be shown a connection that was closed.
+    fn turn_away(&mut self) -> Result<(), End> {
+        if self.relay.role() == Role::Relay && !self.device() {
+            return Err(End::Farewell("limit"));
+        }
+        self.parked =
+            Some(Own::Say(b"451 4.3.2 Too many messages, please try again in a minute\r\n".to_vec()));
+        self.answer_parked()
     }
 
     pub(super) fn wait_for(&mut self, what: Waiting) {
