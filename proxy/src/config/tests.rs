@@ -112,6 +112,64 @@ fn every_key_of_the_full_configuration_arrives() {
 }
 
 #[test]
+fn every_key_of_mail_arrives() {
+    let config = load(&folder(), FULL).map_err(|error| error.render()).unwrap();
+    let mx = &config.listeners["mx"];
+    assert_eq!((mx.protocol, mx.tls), (Protocol::Smtp, ListenerTls::Starttls));
+    let smtp = &mx.smtp;
+    assert!(smtp.dial_first && smtp.devices[0].contains("10.9.1.1".parse().unwrap()));
+    assert_eq!((smtp.bare_newline, smtp.ambiguous), (BareNewline::Reject, Ambiguous::Replay));
+    let count = |rate: Option<std::num::NonZeroU32>| rate.map(u32::from);
+    assert_eq!(count(smtp.rates.address_connections), Some(60));
+    assert_eq!(count(smtp.rates.address_messages), Some(100));
+    assert_eq!(smtp.rates.exempt[0].prefix, 16);
+    assert_eq!(count(config.listeners["submissions"].smtp.rates.identity_messages), Some(30));
+    let plain = &config.listeners["lmtp"].smtp;
+    assert!(!plain.dial_first && plain.devices.is_empty() && plain.rates == Rates::default());
+    assert_eq!((plain.bare_newline, plain.ambiguous), (BareNewline::Normalize, Ambiguous::Tempfail));
+
+    let service = |at: usize, protocol| config.pools[at].service(protocol).unwrap();
+    let told = |protocol| service(0, protocol).client_address;
+    assert_eq!(told(Protocol::Smtp), ClientAddress::Xclient);
+    assert_eq!(told(Protocol::Submission), ClientAddress::ProxyV2);
+    assert_eq!(told(Protocol::Lmtp), ClientAddress::Xforward);
+    assert_eq!(service(1, Protocol::Smtp).client_address, ClientAddress::None);
+    assert_eq!(service(1, Protocol::Lmtp).server, "[fd00::5]:24");
+}
+
+#[test]
+fn mail_keys_that_would_do_nothing_are_refused() {
+    let head = "[listener.imaps]\nprotocol = \"imap\"\n";
+    for key in ["dial = \"when-needed\"", "ambiguous = \"replay\"", "rates = {}", "devices = []"] {
+        let name = key.split(' ').next().unwrap();
+        says(
+            &refused_at(key, head, &format!("{head}{key}\n")),
+            &format!("listener.imaps.{name}: it says nothing to an IMAP listener"),
+            "leave it out",
+        );
+    }
+    says(
+        &refused("address_messages    = 100", "identity_messages = 100"),
+        "listener.mx.rates.identity_messages: nobody logs in here",
+        "leave it out, or write it to a listener for submission",
+    );
+    says(
+        &refused("address_messages    = 100", "address_messages = 0"),
+        "listener.mx.rates.address_messages: zero is not allowed",
+        "leave it out for no limit",
+    );
+    says(
+        &refused_at(
+            "protocol = \"lmtp\"",
+            "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls     = { mode = \"none\" }\n",
+            "",
+        ),
+        "listener.lmtp.protocol: pool v5 has no servers for lmtp",
+        "add [pool.v5.lmtp] with `servers` and `tls`",
+    );
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let from = FULL.find("[cutover]").unwrap();
     let config = load(&folder(), &FULL[..from]).unwrap();
