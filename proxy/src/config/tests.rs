@@ -435,7 +435,7 @@ fn contracts_that_contradict_themselves_are_refused() {
         "pool.v5.contract.promote_reversible: a promote is undone by the pool's own fence",
         "add [pool.NAME.fence]",
     );
-    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]\n";
+    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]\n";
     says(
         &refused_at("[pool.v5]", probe, ""),
         "pool.v5: the pool has neither probe accounts nor capabilities",
@@ -499,16 +499,16 @@ fn a_queue_check_knows_what_is_local_and_an_exec_check_does_not() {
 
 #[test]
 fn proofs_by_mail_need_an_address() {
-    let lmtp = "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls = { mode = \"none\" }\n\n[pool.v5.imap]";
-    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]";
+    let addressed =
+        "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]";
+    let probe = addressed.replace(", address = \"one@example.org\"", "");
     says(
-        &refused_at(probe, "[pool.v5.imap]", lmtp),
-        "pool.v5.probe: `probe1` is not a mail address, and the pool has lmtp servers",
+        &refused_at(&probe, addressed, &probe),
+        "pool.v5.probe: `probe1` is not a mail address, and the pool has smtp servers",
         "add `address",
     );
-    let addressed = probe.replace(" }]", ", address = \"p@example.org\" }]");
-    let config = load(&folder(), &FULL.replace("[pool.v5.imap]", lmtp).replace(probe, &addressed)).unwrap();
-    assert_eq!(config.pools[1].probes[0].address, "p@example.org");
+    let config = load(&folder(), FULL).unwrap();
+    assert_eq!(config.pools[1].probes[0].address, "one@example.org");
     says(
         &refused("\"two@example.org\"", "\"two\""),
         "pool.v4.probe.address: `two` is not a mail address",
