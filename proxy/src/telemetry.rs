@@ -71,8 +71,18 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
 /// The label values, each list complete but for `other`, which [`Family`] adds.
 pub mod labels {
     /// Why a connection was refused before its greeting.
-    pub const REFUSED: &[&str] =
-        &["connections", "proxy_header", "handshake", "handshake_timeout", "not_ready", "shutdown"];
+    pub const REFUSED: &[&str] = &[
+        "backend_greeting",
+        "busy",
+        "connections",
+        "early_talker",
+        "handshake",
+        "handshake_timeout",
+        "not_ready",
+        "proxy_header",
+        "rate",
+        "shutdown",
+    ];
     /// What a login came to; `unavailable`: no server could be asked.
     pub const LOGINS: &[&str] = &["ok", "refused", "unavailable"];
     /// Why a session got its farewell.
@@ -119,11 +129,21 @@ pub mod labels {
     ];
     /// Why a session became a byte pipe.
     pub const PIPES: &[&str] = &["configured", "desync"];
-    /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply.
-    pub const MESSAGES: &[&str] =
-        &["ambiguous_replay", "ambiguous_tempfail", "not_kept", "poisoned", "relayed"];
+    /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply;
+    /// `held`: the last byte waited for the gate.
+    pub const MESSAGES: &[&str] = &[
+        "ambiguous_replay",
+        "ambiguous_tempfail",
+        "delivered_before",
+        "held",
+        "not_kept",
+        "poisoned",
+        "relayed",
+    ];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
+        "address_connections",
+        "address_messages",
         "autologout",
         "command",
         "command_ceiling",
@@ -132,6 +152,7 @@ pub mod labels {
         "handshake",
         "held_bytes",
         "held_commands",
+        "identity_messages",
         "line",
         "login",
         "login_ceiling",
@@ -187,6 +208,11 @@ impl Family {
     /// Counts one event with this label value.
     pub fn count(&self, value: &str) {
         self.handle(value).inc();
+    }
+
+    /// What was counted so far, by label value.
+    pub fn counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.known.iter().copied().zip(self.counters.iter().map(IntCounter::get)).collect()
     }
 
     /// The counter of this label value, for callers that count often.

@@ -141,6 +141,9 @@ pub struct SessionRow {
     pub peer: String,
     /// The listener's name.
     pub listener: String,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: String,
     /// Seconds since it was accepted.
     pub age_s: u64,
     /// The pool that it holds a connection to.
@@ -176,6 +179,7 @@ impl SessionRow {
             identity: info.identity,
             peer: handle.peer.to_string(),
             listener: handle.listener.to_string(),
+            protocol: handle.protocol.name().to_owned(),
             age_s: handle.since.elapsed().as_secs(),
             backend: standing.backend.map(name),
             spare: standing.spare.map(name),

@@ -3,6 +3,7 @@
 //! Rule: pure functions from data to text; whatever came from a wire is shown without control characters.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     time::{Duration, UNIX_EPOCH},
 };
@@ -134,7 +135,8 @@ pub fn report(report: &Report) -> String {
         ("gate shut", seconds(report.pause_ms)),
         ("phases", if phases.is_empty() { "none".to_owned() } else { phases.join(", ") }),
         ("sessions", format!("{}: {} kept, {} moved", report.sessions, report.kept, report.moved)),
-        ("unmovable", unmovable(report)),
+        ("messages", counted(&report.messages)),
+        ("unmovable", counted(&report.unmovable)),
     ]);
     let mut text = pairs(&facts);
     let rows = vec![hold("hold", &report.hold), hold("hold_own", &report.hold_own)];
@@ -143,8 +145,8 @@ pub fn report(report: &Report) -> String {
     text
 }
 
-fn unmovable(report: &Report) -> String {
-    let reasons: Vec<String> = report.unmovable.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+fn counted(numbers: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> = numbers.iter().map(|(what, n)| format!("{n} {what}")).collect();
     if reasons.is_empty() { "none".to_owned() } else { reasons.join(", ") }
 }
 
@@ -161,7 +163,7 @@ fn hold(name: &str, summary: &Summary) -> Vec<String> {
 
 /// `bascule sessions list`
 pub fn sessions(sessions: &[SessionRow]) -> String {
-    let head = ["id", "user", "from", "listener", "age", "pool", "mailbox", "doing", "unmovable"];
+    let head = ["id", "user", "from", "listener", "protocol", "age", "pool", "mailbox", "doing", "unmovable"];
     let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let row = |s: &SessionRow| {
         vec![
@@ -169,6 +171,7 @@ pub fn sessions(sessions: &[SessionRow]) -> String {
             if s.identity.is_empty() { "-".to_owned() } else { s.identity.clone() },
             s.peer.clone(),
             s.listener.clone(),
+            s.protocol.clone(),
             rough(s.age_s * 1000),
             s.spare
                 .as_ref()

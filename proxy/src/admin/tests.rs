@@ -72,6 +72,7 @@ fn done(outcome: Outcome) -> Report {
         prewarmed: 200,
         kept: 211,
         moved: 210,
+        messages: BTreeMap::from([("held".into(), 3), ("relayed".into(), 41)]),
         unmovable: BTreeMap::from([("pipe".into(), 1)]),
         pause_ms: 1560,
     }
@@ -177,6 +178,7 @@ fn row() -> SessionRow {
         identity: "alice@example.org".into(),
         peer: "192.0.2.7:50123".into(),
         listener: "imaps".into(),
+        protocol: "imap".into(),
         age_s: 3700,
         backend: Some("v4".into()),
         spare: Some("v5".into()),
@@ -500,6 +502,7 @@ fn a_report_shows_phases_holds_and_who_was_given_up() {
         "1.56 s",
         "fence 1.24 s",
         "212: 211 kept, 210 moved",
+        "3 held, 41 relayed",
         "1 pipe",
     ];
     for part in parts {

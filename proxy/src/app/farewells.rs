@@ -30,10 +30,11 @@ mod tests {
     use std::{future::poll_fn, sync::Arc, task::Poll};
 
     use super::*;
+    use crate::config::Protocol;
 
     /// A session that ends when it is told to, or never.
     fn session(registry: &Arc<Registry>, obeys: bool) {
-        let entry = registry.enter(([127, 0, 0, 1], 1).into(), "imaps".into());
+        let entry = registry.enter(([127, 0, 0, 1], 1).into(), "imaps".into(), Protocol::Imap);
         tokio::spawn(async move {
             let told = |cx: &mut std::task::Context<'_>| {
                 entry.handle.register(cx.waker());

@@ -73,10 +73,13 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
     Ok(World {
         gate: Gate::new(topology.epoch),
         topology: Current::new(topology),
+        slots: Arc::new(tokio::sync::Semaphore::new(config.limits.connections)),
         registry: Arc::default(),
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        names: Default::default(),
+        delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -100,6 +101,21 @@ pub struct SmtpListener {
     pub ambiguous: Ambiguous,
     /// Printers, scanners, programs without a queue: held long, never told 421, not offered STARTTLS.
     pub devices: Vec<Network>,
+    /// `[listener.NAME.rates]`
+    pub rates: Rates,
+}
+
+/// What one client may do in a minute; `None`: as much as it likes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Connections of an address (of IPv6 a /64).
+    pub address_connections: Option<NonZeroU32>,
+    /// Messages of an address.
+    pub address_messages: Option<NonZeroU32>,
+    /// Messages of whoever is logged in.
+    pub identity_messages: Option<NonZeroU32>,
+    /// Addresses that are not counted.
+    pub exempt: Vec<Network>,
 }
 
 /// `bare_newline = "normalize" | "reject"`
@@ -284,6 +300,8 @@ pub enum Reverse {
 pub struct Account {
     /// Login name.
     pub user: String,
+    /// Where mail for it goes: the login name, where nothing else is configured.
+    pub address: String,
     /// Its password, read from `password_file` at load.
     pub password: Secret,
 }
@@ -350,7 +368,7 @@ pub enum Restore {
     Master(Account),
 }
 
-/// `client_address = "none" | "id" | "xclient" | "proxy-v2"`
+/// `client_address = "none" | "id" | "xclient" | "xforward" | "proxy-v2"`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
     /// Not told.
@@ -359,6 +377,9 @@ pub enum ClientAddress {
     Id,
     /// By XCLIENT. SMTP and LMTP; a server that does not offer it is not used.
     Xclient,
+    /// By XFORWARD before each message, with the message's name; for logs and filters. SMTP and LMTP; a server that does
+    /// not offer it is not used.
+    Xforward,
     /// In a PROXY header, version 2, before anything else.
     ProxyV2,
 }
@@ -449,7 +470,7 @@ pub enum Unmovable {
     Upto(usize),
 }
 
-/// `[cutover.check.NAME]`: an `exec` check.
+/// `[cutover.check.NAME]`
 #[derive(Debug, Clone)]
 pub struct Check {
     /// The key of its table.
@@ -462,8 +483,30 @@ pub struct Check {
     pub guard: bool,
     /// Asked after the fence was proved.
     pub barrier: bool,
-    /// Exit 0 is Pass, 2 is Fail, anything else is Unknown.
+    /// The program that is asked.
     pub hook: Hook,
+    /// How its answer is read.
+    pub kind: CheckKind,
+}
+
+/// `kind = "exec" | "queue"`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Exit 0 is Pass, 2 is Fail, anything else is Unknown.
+    Exec,
+    /// It lists a mail queue as `postqueue -j` does.
+    Queue(Queue),
+}
+
+/// What of a queue holds a cutover up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Lower-cased domains whose mail ends in this platform's mailboxes; an address without a domain counts as well.
+    pub local: Vec<String>,
+    /// So many messages for them may be left.
+    pub allowed: usize,
+    /// Queues that do not count.
+    pub ignore: Vec<String>,
 }
 
 /// `[limits]`: every bound with its default in [`defaults`].

@@ -61,6 +61,16 @@ pub(super) struct Listener {
     pub(super) bare_newline: Maybe<String>,
     pub(super) ambiguous: Maybe<String>,
     pub(super) devices: Maybe<Vec<Spanned<String>>>,
+    pub(super) rates: Maybe<Rates>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rates {
+    pub(super) address_connections: Maybe<u32>,
+    pub(super) address_messages: Maybe<u32>,
+    pub(super) identity_messages: Maybe<u32>,
+    pub(super) exempt: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +111,7 @@ pub(super) struct Contract {
 pub(super) struct Account {
     pub(super) user: Spanned<String>,
     pub(super) password_file: Spanned<PathBuf>,
+    pub(super) address: Maybe<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,6 +196,9 @@ pub(super) struct Check {
     pub(super) to: Spanned<String>,
     #[serde(rename = "as")]
     pub(super) roles: Maybe<Vec<Spanned<String>>>,
+    pub(super) local: Maybe<Vec<Spanned<String>>>,
+    pub(super) allowed: Maybe<usize>,
+    pub(super) ignore: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

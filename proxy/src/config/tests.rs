@@ -81,7 +81,7 @@ fn every_key_of_the_full_configuration_arrives() {
         !v4.contract.fence_reversible && v4.contract.fence_keeps_reads && !v4.contract.promote_reversible
     );
     assert_eq!(v4.contract.reverse, Reverse::Replication);
-    assert_eq!(v4.probes[1].user, "probe2");
+    assert_eq!((&*v4.probes[1].user, &*v4.probes[1].address), ("probe2", "two@example.org"));
     assert_eq!(v4.probes[1].password.0.as_slice(), b"s3cret");
     assert_eq!(v4.capabilities.as_ref().unwrap().len(), 3);
     let Restore::Master(master) = &v4.imap.restore else { panic!("a master user") };
@@ -104,11 +104,73 @@ fn every_key_of_the_full_configuration_arrives() {
 
     assert_eq!((config.cutover.max_hold, config.cutover.fence), (seconds(15), seconds(3)));
     assert_eq!(config.cutover.unmovable, Unmovable::Upto(3));
-    let [check] = config.cutover.checks.as_slice() else { panic!("one check") };
+    let [queue, check] = config.cutover.checks.as_slice() else { panic!("two checks") };
     assert_eq!((check.name.as_str(), check.guard, check.barrier), ("replica", false, true));
+    assert_eq!(check.kind, CheckKind::Exec);
+    let CheckKind::Queue(left) = &queue.kind else { panic!("a queue") };
+    assert_eq!((&*left.local, left.allowed), (&["example.org".to_owned(), "example.com".into()][..], 2));
+    assert_eq!((&*left.ignore, queue.guard, queue.barrier), (&["hold".to_owned()][..], true, true));
     assert_eq!((check.from.as_str(), check.to.as_str(), check.hook.timeout), ("v4", "v5", seconds(1)));
     assert_eq!((config.limits.line, config.limits.upload), (32 * 1024, 50_000_000));
     assert_eq!((config.limits.autologout, config.limits.failed_logins), (seconds(2700), 3));
+}
+
+#[test]
+fn every_key_of_mail_arrives() {
+    let config = load(&folder(), FULL).map_err(|error| error.render()).unwrap();
+    let mx = &config.listeners["mx"];
+    assert_eq!((mx.protocol, mx.tls), (Protocol::Smtp, ListenerTls::Starttls));
+    let smtp = &mx.smtp;
+    assert!(smtp.dial_first && smtp.devices[0].contains("10.9.1.1".parse().unwrap()));
+    assert_eq!((smtp.bare_newline, smtp.ambiguous), (BareNewline::Reject, Ambiguous::Replay));
+    let count = |rate: Option<std::num::NonZeroU32>| rate.map(u32::from);
+    assert_eq!(count(smtp.rates.address_connections), Some(60));
+    assert_eq!(count(smtp.rates.address_messages), Some(100));
+    assert_eq!(smtp.rates.exempt[0].prefix, 16);
+    assert_eq!(count(config.listeners["submissions"].smtp.rates.identity_messages), Some(30));
+    let plain = &config.listeners["lmtp"].smtp;
+    assert!(!plain.dial_first && plain.devices.is_empty() && plain.rates == Rates::default());
+    assert_eq!((plain.bare_newline, plain.ambiguous), (BareNewline::Normalize, Ambiguous::Tempfail));
+
+    let service = |at: usize, protocol| config.pools[at].service(protocol).unwrap();
+    let told = |protocol| service(0, protocol).client_address;
+    assert_eq!(told(Protocol::Smtp), ClientAddress::Xclient);
+    assert_eq!(told(Protocol::Submission), ClientAddress::ProxyV2);
+    assert_eq!(told(Protocol::Lmtp), ClientAddress::Xforward);
+    assert_eq!(service(1, Protocol::Smtp).client_address, ClientAddress::None);
+    assert_eq!(service(1, Protocol::Lmtp).server, "[fd00::5]:24");
+}
+
+#[test]
+fn mail_keys_that_would_do_nothing_are_refused() {
+    let head = "[listener.imaps]\nprotocol = \"imap\"\n";
+    for key in ["dial = \"when-needed\"", "ambiguous = \"replay\"", "rates = {}", "devices = []"] {
+        let name = key.split(' ').next().unwrap();
+        says(
+            &refused_at(key, head, &format!("{head}{key}\n")),
+            &format!("listener.imaps.{name}: it says nothing to an IMAP listener"),
+            "leave it out",
+        );
+    }
+    says(
+        &refused("address_messages    = 100", "identity_messages = 100"),
+        "listener.mx.rates.identity_messages: nobody logs in here",
+        "leave it out, or write it to a listener for submission",
+    );
+    says(
+        &refused("address_messages    = 100", "address_messages = 0"),
+        "listener.mx.rates.address_messages: zero is not allowed",
+        "leave it out for no limit",
+    );
+    says(
+        &refused_at(
+            "protocol = \"lmtp\"",
+            "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls     = { mode = \"none\" }\n",
+            "",
+        ),
+        "listener.lmtp.protocol: pool v5 has no servers for lmtp",
+        "add [pool.v5.lmtp] with `servers` and `tls`",
+    );
 }
 
 #[test]
@@ -373,7 +435,7 @@ fn contracts_that_contradict_themselves_are_refused() {
         "pool.v5.contract.promote_reversible: a promote is undone by the pool's own fence",
         "add [pool.NAME.fence]",
     );
-    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]\n";
+    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]\n";
     says(
         &refused_at("[pool.v5]", probe, ""),
         "pool.v5: the pool has neither probe accounts nor capabilities",
@@ -408,6 +470,49 @@ fn contracts_that_contradict_themselves_are_refused() {
         &refused("[listener.imaps]", "[listener.\"imap s\"]"),
         "listener: \"imap s\" cannot be a name",
         "write up to 64",
+    );
+}
+
+#[test]
+fn a_queue_check_knows_what_is_local_and_an_exec_check_does_not() {
+    says(
+        &refused_at("[cutover.check.left-over]", "local   = [\"Example.ORG\", \"example.com.\"]\n", ""),
+        "cutover.check.left-over.local: a queue check does not know which mail is local",
+        "write the domains",
+    );
+    says(
+        &refused("\"Example.ORG\"", "\"bob@example.org\""),
+        "cutover.check.left-over.local: `bob@example.org` is not a domain",
+        "write the domains",
+    );
+    says(
+        &refused("ignore  = [\"hold\"]", "ignore = [\"active\"]"),
+        "cutover.check.left-over.ignore: `active` is not allowed",
+        "allowed: `corrupt`, `deferred`, `hold`",
+    );
+    says(
+        &refused("as      = [\"barrier\"]", "allowed = 3"),
+        "cutover.check.replica.allowed: it says nothing to an exec check",
+        "leave it out",
+    );
+}
+
+#[test]
+fn proofs_by_mail_need_an_address() {
+    let addressed =
+        "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]";
+    let probe = addressed.replace(", address = \"one@example.org\"", "");
+    says(
+        &refused_at(&probe, addressed, &probe),
+        "pool.v5.probe: `probe1` is not a mail address, and the pool has smtp servers",
+        "add `address",
+    );
+    let config = load(&folder(), FULL).unwrap();
+    assert_eq!(config.pools[1].probes[0].address, "one@example.org");
+    says(
+        &refused("\"two@example.org\"", "\"two\""),
+        "pool.v4.probe.address: `two` is not a mail address",
+        "write such as",
     );
 }
 

@@ -6,15 +6,20 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
+    config::Protocol,
     cutover::{
         machine::{Effect, Side},
         types::{Outcome, PhaseTime, Report, Stage},
     },
-    session::{World, registry::SessionId},
+    session::{
+        World,
+        registry::{Handle, SessionId},
+    },
     topology::PoolId,
 };
 
@@ -27,6 +32,8 @@ pub(super) struct Book {
     sessions: Vec<SessionId>,
     prewarmed: usize,
     unmovable: BTreeMap<SessionId, String>,
+    /// The counts of messages when it began.
+    messages: BTreeMap<&'static str, u64>,
 }
 
 /// The part of the budget that an effect belongs to.
@@ -48,7 +55,7 @@ pub(super) fn share(stage: Stage, effect: Effect) -> Option<&'static str> {
 }
 
 impl Book {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(world: &World) -> Self {
         Self {
             phases: vec![],
             shut_at: None,
@@ -56,6 +63,7 @@ impl Book {
             sessions: vec![],
             prewarmed: 0,
             unmovable: BTreeMap::new(),
+            messages: world.metrics.messages.counts(),
         }
     }
 
@@ -109,7 +117,14 @@ impl Book {
         let topology = world.topology.load();
         let [from, to] = between.map(|pool| topology.pool(pool).name.clone());
         let alive: Vec<_> = self.sessions.iter().filter_map(|id| world.registry.get(*id)).collect();
-        let moved = alive.iter().filter(|handle| handle.word.read().backend == Some(between[1])).count();
+        let there = |handle: &&Arc<Handle>| match handle.word.read().backend {
+            Some(pool) => pool == between[1],
+            None => handle.protocol != Protocol::Imap && topology.active == between[1],
+        };
+        let moved = alive.iter().filter(there).count();
+        let before = |outcome: &str| self.messages.get(outcome).copied().unwrap_or_default();
+        let messages = world.metrics.messages.counts().into_iter();
+        let messages = messages.map(|(outcome, count)| (outcome.to_owned(), count - before(outcome)));
         let (hold, hold_own) = world.holds.summary();
         let pause = self.pause + self.shut_at.map_or(Duration::ZERO, |at| at.elapsed());
         Report {
@@ -129,6 +144,7 @@ impl Book {
             prewarmed: self.prewarmed as u64,
             kept: alive.len() as u64,
             moved: moved as u64,
+            messages: messages.filter(|(_, count)| *count > 0).collect(),
             unmovable: self.reasons(),
             pause_ms: millis(pause),
         }

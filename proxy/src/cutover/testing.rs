@@ -19,8 +19,9 @@ use super::{
 use crate::{
     checks::{Answer, exec::Phase},
     config::{
-        Account, Check, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits, Pool,
-        Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
+        Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits,
+        Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage,
+        Unmovable,
     },
     gate::{Gate, Standing},
     net::spool::Spool,
@@ -40,7 +41,11 @@ const fn ms(ms: u64) -> Duration {
 
 /// Pools `v4` and `v5`, both with fence and promote, on storage of this kind.
 pub(super) fn config(storage: Storage) -> Config {
-    let account = |user: &str| Account { user: user.into(), password: Secret::default() };
+    let account = |user: &str| Account {
+        user: user.into(),
+        address: format!("{user}@example.org"),
+        password: Secret::default(),
+    };
     let pool = |name: &str| Pool {
         name: name.into(),
         contract: Contract {
@@ -74,6 +79,7 @@ pub(super) fn config(storage: Storage) -> Config {
         guard: true,
         barrier: true,
         hook: hook(),
+        kind: CheckKind::Exec,
     };
     Config {
         path: "test.toml".into(),
@@ -336,10 +342,13 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
     Arc::new(World {
         topology: Current::new(Topology { pools, active: recovered.active, epoch: recovered.epoch }),
         gate: Gate::new(recovered.epoch),
+        slots: Arc::new(tokio::sync::Semaphore::new(config.limits.connections)),
         registry: Arc::default(),
         pinned: arc_swap::ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        names: Default::default(),
+        delivered: Arc::default(),
         connectors: crate::net::tls::Connectors::default(),
         holds: crate::session::holds::Holds::default(),
         spool: Spool::new(&config.server.state_dir, 1 << 20).unwrap(),
@@ -395,7 +404,7 @@ impl Rig {
         user: &str,
         refuses: impl Fn(Order) -> Option<&'static str> + Send + Sync + 'static,
     ) {
-        let entry = self.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into());
+        let entry = self.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), Protocol::Imap);
         entry.handle.describe(|info| info.identity = user.into());
         let topology = self.world.topology.load();
         entry.handle.word.set(Standing { backend: Some(topology.active), ..Standing::default() });

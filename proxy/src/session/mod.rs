@@ -5,6 +5,7 @@
 pub mod door;
 pub mod holds;
 pub mod imap;
+pub mod rates;
 pub mod registry;
 pub mod smtp;
 
@@ -15,6 +16,8 @@ use bascule_protocols::{
     imap::capability::{Capabilities, Pinned},
     smtp::keywords,
 };
+
+use tokio::sync::Semaphore;
 
 use crate::{
     config::{Config, Protocol},
@@ -34,12 +37,18 @@ pub struct World {
     pub topology: Current,
     /// The gate of the cohort `all`.
     pub gate: Gate,
+    /// Places for client connections.
+    pub slots: Arc<Semaphore>,
     /// All sessions.
     pub registry: Arc<registry::Registry>,
     /// What clients are shown; changes count for new connections. `None`: not learnt yet, nobody is served.
     pub pinned: ArcSwap<Option<Pinned>>,
     /// What EHLO and LHLO show.
     pub keywords: Keywords,
+    /// What messages are called.
+    pub names: smtp::delivered::Names,
+    /// Who has which message.
+    pub delivered: Arc<smtp::delivered::Delivered>,
     /// What the servers of each pool said last after a login.
     pub said: Said,
     /// TLS towards the pools, by pool.
@@ -67,6 +76,14 @@ impl Said {
         }
         last.store(Arc::new(list.clone()));
         list
+    }
+}
+
+impl World {
+    /// How many of a thousand places for client connections are taken.
+    pub fn fullness(&self) -> usize {
+        let all = self.config.limits.connections.max(1);
+        all.saturating_sub(self.slots.available_permits()) * 1000 / all
     }
 }
 

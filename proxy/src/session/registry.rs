@@ -16,7 +16,7 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::gate::Word;
+use crate::{config::Protocol, gate::Word};
 
 /// Sessions that changed, for the one who waits for them.
 #[derive(Debug, Default)]
@@ -110,6 +110,8 @@ pub struct Handle {
     pub peer: SocketAddr,
     /// The listener's name.
     pub listener: Arc<str>,
+    /// What it speaks.
+    pub protocol: Protocol,
     /// When it was accepted.
     pub since: Instant,
     /// Asked at the gate.
@@ -230,12 +232,13 @@ pub struct Registry {
 
 impl Registry {
     /// Enters a new session.
-    pub fn enter(self: &Arc<Self>, peer: SocketAddr, listener: Arc<str>) -> Entry {
+    pub fn enter(self: &Arc<Self>, peer: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Entry {
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         let handle = Arc::new(Handle {
             id,
             peer,
             listener,
+            protocol,
             since: Instant::now(),
             word: Word::default(),
             order: AtomicU64::new(u64::from(self.birth.load(Ordering::Acquire))),

@@ -108,7 +108,7 @@ impl Run {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
         let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock) = (Mutex::new(Book::new()), Mutex::new(None));
+        let (book, clock) = (Mutex::new(Book::new(&world)), Mutex::new(None));
         (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
     }
 

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{Run, lock};
 use crate::{
+    config::Protocol,
     cutover::muster::{Orders, Pace, logged_in},
     session::registry::{Handle, Order, SessionId},
 };
@@ -42,7 +43,8 @@ impl Run {
         let cold = |handle: &Handle| {
             let standing = handle.word.read();
             let tried = tries.get(&handle.id).is_some_and(|tried| *tried >= TRIES);
-            standing.backend.is_some()
+            handle.protocol == Protocol::Imap
+                && standing.backend.is_some()
                 && standing.spare != Some(self.course.to)
                 && !tried
                 && logged_in(handle)

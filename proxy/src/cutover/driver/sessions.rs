@@ -8,17 +8,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Carried, Run, lock};
 use crate::{
-    config::Unmovable,
-    cutover::muster::{Ended, Orders, Pace, attach_order, logged_in, one_at_a_time, until_none, waiting},
+    config::{Protocol, Unmovable},
+    cutover::muster::{
+        Ended, Orders, Pace, attach_order, concerned, logged_in, one_at_a_time, until_none, waiting,
+    },
     session::registry::{Handle, Order, Progress},
 };
 
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
     pub(super) async fn prepare(&self, until: Instant) {
-        // A connection without a login has nothing to learn; its order stands for when it has.
+        // A connection without a login and without mail has nothing to learn; its order stands for when it has.
         let (known, unknown): (Vec<_>, Vec<_>) =
-            self.world.registry.all().into_iter().partition(|handle| logged_in(handle));
+            self.world.registry.all().into_iter().partition(|handle| concerned(handle));
         for handle in unknown {
             handle.give(Order::Prepare);
         }
@@ -157,7 +159,9 @@ impl Run {
     /// waits for are spread; a session whose client asks for something meanwhile attaches by itself.
     pub(super) async fn attach(&self) -> Carried {
         let (registry, active) = (&self.world.registry, self.world.topology.load().active);
-        let cold = |handle: &Handle| handle.word.read().spare != Some(active);
+        // Mail has nothing to log in to before its next message.
+        let cold =
+            |handle: &Handle| handle.protocol == Protocol::Imap && handle.word.read().spare != Some(active);
         let mut orders = Orders::new(Order::Attach, self.cutover().restore_concurrency, Pace::none());
         let waiting = waiting(registry, active);
         orders.add(waiting.clone(), |_| false);

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(super) use self::{
     orders::{Ended, Orders},
     pace::Pace,
-    whom::{attach_order, logged_in, one_at_a_time, waiting},
+    whom::{attach_order, concerned, logged_in, one_at_a_time, waiting},
 };
 use crate::session::registry::{Handle, Registry, SessionId};
 

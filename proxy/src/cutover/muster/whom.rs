@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    config::Storage,
+    config::{Protocol, Storage},
     session::registry::{Handle, Info, Registry, SessionId},
     topology::PoolId,
 };
@@ -16,6 +16,13 @@ use crate::{
 /// Who is logged in.
 pub(in crate::cutover) fn logged_in(handle: &Handle) -> bool {
     handle.inspect(|info| !info.identity.is_empty())
+}
+
+/// Who has something that a cutover moves: whoever is logged in, and with or without a login whoever has mail on its way
+/// to a pool.
+pub(in crate::cutover) fn concerned(handle: &Handle) -> bool {
+    let mail = handle.protocol != Protocol::Imap && handle.word.read().backend.is_some();
+    mail || logged_in(handle)
 }
 
 /// Those of whom something waits for the gate; those first that have only to select on `pool`.
@@ -28,7 +35,8 @@ pub(in crate::cutover) fn waiting(registry: &Registry, pool: PoolId) -> Vec<Arc<
 }
 
 /// In which order all others are attached: users of whom somebody waits, then those in IDLE on INBOX, then the
-/// rest; all sessions of one user together, and those before the others that have only to select on `pool`.
+/// rest; all sessions of one user together, and those before the others that have only to select on `pool`. Who has
+/// no name and no connection to a pool has nothing to attach.
 pub(in crate::cutover) fn attach_order(
     registry: &Registry,
     pool: PoolId,
@@ -40,17 +48,17 @@ pub(in crate::cutover) fn attach_order(
         () if info.idle && inbox(info) => 1,
         () => 2,
     };
-    let mut best: HashMap<String, (u8, bool)> = HashMap::new();
+    let mut best: HashMap<(String, Option<SessionId>), (u8, bool)> = HashMap::new();
     let mut sessions = Vec::new();
-    for handle in registry.all() {
+    for handle in registry.select(concerned) {
         let (identity, rank) = handle.inspect(|info| (info.identity.clone(), rank(info)));
-        if identity.is_empty() {
-            continue;
-        }
+        // Those without a name are no user together.
+        let alone = identity.is_empty().then_some(handle.id);
         let cold = handle.word.read().spare != Some(pool);
-        let first = best.entry(identity.clone()).or_insert((rank, cold));
+        let user = (identity, alone);
+        let first = best.entry(user.clone()).or_insert((rank, cold));
         *first = (rank.min(first.0), cold || first.1);
-        sessions.push((identity, rank, handle));
+        sessions.push((user, rank, handle));
     }
     let early: HashSet<SessionId> = before.iter().map(|handle| handle.id).collect();
     sessions.retain(|(.., handle)| !early.contains(&handle.id));
@@ -75,7 +83,7 @@ pub(super) mod tests {
     const NEW: PoolId = PoolId(1);
 
     pub(in crate::cutover::muster) fn enter(registry: &Arc<Registry>, user: &str) -> Entry {
-        let entry = registry.enter("127.0.0.1:1".parse().unwrap(), "test".into());
+        let entry = registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), Protocol::Imap);
         entry.handle.describe(|info| info.identity = user.into());
         entry
     }
@@ -118,5 +126,31 @@ pub(super) mod tests {
         assert_eq!(users(&first), ["erin", "alice"], "who has only to select comes first");
         let others = attach_order(&registry, NEW, &first);
         assert_eq!(users(&others), ["erin", "alice", "carol", "bob", "dave", "frank"]);
+    }
+
+    #[test]
+    fn a_relay_session_without_a_name_leaves_the_old_pool_as_well() {
+        let registry: Arc<Registry> = Arc::default();
+        let mail = |protocol, backend| {
+            let entry = registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), protocol);
+            entry.handle.word.set(Standing { backend, ..Standing::default() });
+            entry
+        };
+        let old = Some(PoolId(0));
+        let [one, _idle, two, _login] = [
+            mail(Protocol::Smtp, old),
+            mail(Protocol::Smtp, None),
+            mail(Protocol::Lmtp, old),
+            mail(Protocol::Imap, old),
+        ];
+        let _alice = session(&registry, "alice", 1, None, false);
+        let order = attach_order(&registry, NEW, &[]);
+        assert_eq!(
+            users(&order),
+            ["alice", "", ""],
+            "a login that waits comes before mail that nobody waits for"
+        );
+        let ids: HashSet<SessionId> = order.iter().map(|handle| handle.id).collect();
+        assert!(ids.contains(&one.handle.id) && ids.contains(&two.handle.id));
     }
 }
