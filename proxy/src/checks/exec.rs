@@ -20,7 +20,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Guard => "guard",
             Self::Barrier => "barrier",
@@ -28,14 +28,9 @@ impl Phase {
     }
 }
 
-/// Asks a check once.
-pub async fn ask(check: &Check, phase: Phase) -> Answer {
-    let env = [
-        ("BASCULE_FROM", check.from.clone()),
-        ("BASCULE_TO", check.to.clone()),
-        ("BASCULE_PHASE", phase.name().to_owned()),
-    ];
-    judge(&hooks::run(&check.hook, &env).await)
+/// Asks once.
+pub(super) async fn ask(check: &Check, env: &[(&str, String)]) -> Answer {
+    judge(&hooks::run(&check.hook, env).await)
 }
 
 fn judge(outcome: &Outcome) -> Answer {
@@ -53,7 +48,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Hook;
+    use crate::{
+        checks::ask,
+        config::{CheckKind, Hook},
+    };
 
     fn check(script: &str) -> Check {
         Check {
@@ -66,6 +64,7 @@ mod tests {
                 exec: ["/bin/sh", "-c", script].map(Into::into).to_vec(),
                 timeout: Duration::from_millis(500),
             },
+            kind: CheckKind::Exec,
         }
     }
 

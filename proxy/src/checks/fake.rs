@@ -74,7 +74,11 @@ struct Message {
 }
 
 pub(super) fn account(user: &str) -> Account {
-    Account { user: user.into(), password: Secret(Arc::new(b"pass".to_vec().into())) }
+    Account {
+        user: user.into(),
+        address: format!("{user}@example.org"),
+        password: Secret(Arc::new(b"pass".to_vec().into())),
+    }
 }
 
 impl Fake {

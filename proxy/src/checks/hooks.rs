@@ -75,8 +75,18 @@ impl fmt::Display for Outcome {
 
 /// Runs a hook to its end or its time limit. `env` adds to `PATH` and `LANG`, the only variables it inherits.
 pub async fn run(hook: &Hook, env: &[(&str, String)]) -> Outcome {
+    begin(hook, env, None).await
+}
+
+/// The same, with everything that it writes to its standard output in `text`, up to `limit` bytes of it; the rest is
+/// read and dropped. Of its standard error the end is kept.
+pub async fn read(hook: &Hook, env: &[(&str, String)], text: &mut Vec<u8>, limit: usize) -> Outcome {
+    begin(hook, env, Some((text, limit))).await
+}
+
+async fn begin(hook: &Hook, env: &[(&str, String)], text: Option<(&mut Vec<u8>, usize)>) -> Outcome {
     let begun = Instant::now();
-    let (mut child, output) = match start(hook, env) {
+    let (mut child, said, apart) = match start(hook, env, text.is_some()) {
         Ok(started) => started,
         Err(error) => {
             let status = Status::NotStarted(error.to_string());
@@ -84,9 +94,10 @@ pub async fn run(hook: &Hook, env: &[(&str, String)]) -> Outcome {
         }
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
-    let mut tail = Tail { pipe: output, kept: Vec::new() };
+    let mut tail = Tail { pipe: said, kept: Vec::new() };
+    let mut whole = apart.zip(text).map(|(pipe, (text, limit))| Whole { pipe, text, limit });
     let status = tokio::select! {
-        ended = wait(&mut child, &mut tail) => {
+        ended = wait(&mut child, &mut tail, whole.as_mut()) => {
             group.release();
             ended.map_or_else(|error| Status::NotStarted(error.to_string()), status_of)
         }
@@ -98,14 +109,24 @@ pub async fn run(hook: &Hook, env: &[(&str, String)]) -> Outcome {
         }
     };
     let _ = timeout(LAST_WORDS, tail.read()).await;
+    if let Some(whole) = &mut whole {
+        let _ = timeout(LAST_WORDS, whole.read()).await;
+    }
     Outcome { status, output: tail.lines(), took: begun.elapsed() }
 }
 
-/// Starts it in a process group of its own, with one pipe for both outputs.
-fn start(hook: &Hook, env: &[(&str, String)]) -> io::Result<(Child, Receiver)> {
+/// Starts it in a process group of its own, with one pipe for both outputs, or one for each: the other is that of the
+/// standard output.
+fn start(
+    hook: &Hook,
+    env: &[(&str, String)],
+    apart: bool,
+) -> io::Result<(Child, Receiver, Option<Receiver>)> {
     let (program, arguments) =
         hook.exec.split_first().ok_or_else(|| io::Error::other("no program is configured"))?;
     let (read, write) = io::pipe()?;
+    let (text, written) =
+        if apart { io::pipe().map(|(read, write)| (Some(read), write))? } else { (None, write.try_clone()?) };
     let inherited = ["PATH", "LANG"].into_iter().filter_map(|key| Some((key, std::env::var_os(key)?)));
     let child = Command::new(program)
         .args(arguments)
@@ -113,19 +134,25 @@ fn start(hook: &Hook, env: &[(&str, String)]) -> io::Result<(Child, Receiver)> {
         .envs(inherited)
         .envs(env.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
-        .stdout(write.try_clone()?)
+        .stdout(written)
         .stderr(write)
         .process_group(0)
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
-    Ok((child, Receiver::from_owned_fd(OwnedFd::from(read))?))
+    let receiver = |pipe: io::PipeReader| Receiver::from_owned_fd(OwnedFd::from(pipe));
+    Ok((child, receiver(read)?, text.map(receiver).transpose()?))
 }
 
 /// Waits for the end and reads meanwhile, so that a full pipe stops nobody.
-async fn wait(child: &mut Child, tail: &mut Tail) -> io::Result<ExitStatus> {
+async fn wait(child: &mut Child, tail: &mut Tail, whole: Option<&mut Whole<'_>>) -> io::Result<ExitStatus> {
+    let text = async {
+        if let Some(whole) = whole {
+            whole.read().await;
+        }
+    };
     tokio::select! {
         ended = child.wait() => return ended,
-        () = tail.read() => {}
+        _ = async { tokio::join!(tail.read(), text) } => {}
     }
     child.wait().await
 }
@@ -149,6 +176,26 @@ impl Drop for Group {
         if let Some(leader) = self.0 {
             // Nobody left to kill is what was wanted.
             let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// The beginning of what is written into a pipe.
+struct Whole<'a> {
+    pipe: Receiver,
+    text: &'a mut Vec<u8>,
+    limit: usize,
+}
+
+impl Whole<'_> {
+    /// Reads until the last writer has gone. Cancelling it loses nothing.
+    async fn read(&mut self) {
+        loop {
+            self.text.reserve(4096);
+            if !matches!(self.pipe.read_buf(self.text).await, Ok(1..)) {
+                return;
+            }
+            self.text.truncate(self.limit);
         }
     }
 }
@@ -302,12 +349,25 @@ mod tests {
     async fn output_is_bounded_and_its_end_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let flood = "i=0; while [ $i -lt 20000 ]; do echo \"line $i of a flood that no pipe can hold\"; i=$((i+1)); done";
-        let (mut child, pipe) = start(&script(dir.path(), flood), &[]).unwrap();
+        let (mut child, pipe, _) = start(&script(dir.path(), flood), &[], false).unwrap();
         let mut tail = Tail { pipe, kept: Vec::new() };
         tail.read().await;
         assert!(child.wait().await.unwrap().success());
         assert!(tail.kept.len() <= 2 * OUTPUT + 8192, "{}", tail.kept.len());
         assert!(tail.lines().ends_with("line 19999 of a flood that no pipe can hold"));
         assert_eq!(tail.lines().lines().count(), LINES);
+    }
+
+    #[tokio::test]
+    async fn standard_output_can_be_read_whole_and_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let body = "i=0; while [ $i -lt 20000 ]; do echo line; i=$((i+1)); done; echo trouble >&2";
+        let mut text = Vec::new();
+        let outcome = read(&script(dir.path(), body), &[], &mut text, 1 << 20).await;
+        assert!(outcome.succeeded());
+        assert_eq!((text.len(), &*outcome.output), (100_000, "trouble"));
+        let mut text = Vec::new();
+        assert!(read(&script(dir.path(), body), &[], &mut text, 7).await.succeeded());
+        assert_eq!(text, b"line\nli");
     }
 }

@@ -428,7 +428,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_that_is_repeated_goes_no_further() {
-        let account = Account { user: "u".into(), password: Secret(Arc::new(b"s3cret".to_vec().into())) };
+        let account = Account {
+            user: "u".into(),
+            address: String::new(),
+            password: Secret(Arc::new(b"s3cret".to_vec().into())),
+        };
         for reply in
             ["p1 NO wrong s3cret\r\n", "p1 BAD LOGIN u s3cret?\r\n", "* BYE s3cret\r\n", "s3cret\r\n"]
         {

@@ -14,10 +14,14 @@ pub mod identity;
 pub mod keywords;
 mod mailbox;
 pub mod proof;
+mod queue;
 mod server;
 mod trial;
 
 use std::fmt;
+
+use self::exec::Phase;
+use crate::config::{Check, CheckKind};
 
 /// What a check or a proof says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,19 @@ impl fmt::Display for Answer {
             Self::Fail(saw) => write!(f, "fail: {saw}"),
             Self::Unknown(saw) => write!(f, "unknown: {saw}"),
         }
+    }
+}
+
+/// Asks a configured check once.
+pub async fn ask(check: &Check, phase: Phase) -> Answer {
+    let env = [
+        ("BASCULE_FROM", check.from.clone()),
+        ("BASCULE_TO", check.to.clone()),
+        ("BASCULE_PHASE", phase.name().to_owned()),
+    ];
+    match &check.kind {
+        CheckKind::Exec => exec::ask(check, &env).await,
+        CheckKind::Queue(queue) => queue::ask(check, queue, &env).await,
     }
 }
 

@@ -284,6 +284,8 @@ pub enum Reverse {
 pub struct Account {
     /// Login name.
     pub user: String,
+    /// Where mail for it goes: the login name, where nothing else is configured.
+    pub address: String,
     /// Its password, read from `password_file` at load.
     pub password: Secret,
 }
@@ -447,7 +449,7 @@ pub enum Unmovable {
     Upto(usize),
 }
 
-/// `[cutover.check.NAME]`: an `exec` check.
+/// `[cutover.check.NAME]`
 #[derive(Debug, Clone)]
 pub struct Check {
     /// The key of its table.
@@ -460,8 +462,30 @@ pub struct Check {
     pub guard: bool,
     /// Asked after the fence was proved.
     pub barrier: bool,
-    /// Exit 0 is Pass, 2 is Fail, anything else is Unknown.
+    /// The program that is asked.
     pub hook: Hook,
+    /// How its answer is read.
+    pub kind: CheckKind,
+}
+
+/// `kind = "exec" | "queue"`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Exit 0 is Pass, 2 is Fail, anything else is Unknown.
+    Exec,
+    /// It lists a mail queue as `postqueue -j` does.
+    Queue(Queue),
+}
+
+/// What of a queue holds a cutover up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Lower-cased domains whose mail ends in this platform's mailboxes; an address without a domain counts as well.
+    pub local: Vec<String>,
+    /// So many messages for them may be left.
+    pub allowed: usize,
+    /// Queues that do not count.
+    pub ignore: Vec<String>,
 }
 
 /// `[limits]`: every bound with its default in [`defaults`].

@@ -101,6 +101,7 @@ pub(super) struct Contract {
 pub(super) struct Account {
     pub(super) user: Spanned<String>,
     pub(super) password_file: Spanned<PathBuf>,
+    pub(super) address: Maybe<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -184,6 +185,9 @@ pub(super) struct Check {
     pub(super) to: Spanned<String>,
     #[serde(rename = "as")]
     pub(super) roles: Maybe<Vec<Spanned<String>>>,
+    pub(super) local: Maybe<Vec<Spanned<String>>>,
+    pub(super) allowed: Maybe<usize>,
+    pub(super) ignore: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -81,7 +81,7 @@ fn every_key_of_the_full_configuration_arrives() {
         !v4.contract.fence_reversible && v4.contract.fence_keeps_reads && !v4.contract.promote_reversible
     );
     assert_eq!(v4.contract.reverse, Reverse::Replication);
-    assert_eq!(v4.probes[1].user, "probe2");
+    assert_eq!((&*v4.probes[1].user, &*v4.probes[1].address), ("probe2", "two@example.org"));
     assert_eq!(v4.probes[1].password.0.as_slice(), b"s3cret");
     assert_eq!(v4.capabilities.as_ref().unwrap().len(), 3);
     let Restore::Master(master) = &v4.imap.restore else { panic!("a master user") };
@@ -104,8 +104,12 @@ fn every_key_of_the_full_configuration_arrives() {
 
     assert_eq!((config.cutover.max_hold, config.cutover.fence), (seconds(15), seconds(3)));
     assert_eq!(config.cutover.unmovable, Unmovable::Upto(3));
-    let [check] = config.cutover.checks.as_slice() else { panic!("one check") };
+    let [queue, check] = config.cutover.checks.as_slice() else { panic!("two checks") };
     assert_eq!((check.name.as_str(), check.guard, check.barrier), ("replica", false, true));
+    assert_eq!(check.kind, CheckKind::Exec);
+    let CheckKind::Queue(left) = &queue.kind else { panic!("a queue") };
+    assert_eq!((&*left.local, left.allowed), (&["example.org".to_owned(), "example.com".into()][..], 2));
+    assert_eq!((&*left.ignore, queue.guard, queue.barrier), (&["hold".to_owned()][..], true, true));
     assert_eq!((check.from.as_str(), check.to.as_str(), check.hook.timeout), ("v4", "v5", seconds(1)));
     assert_eq!((config.limits.line, config.limits.upload), (32 * 1024, 50_000_000));
     assert_eq!((config.limits.autologout, config.limits.failed_logins), (seconds(2700), 3));
@@ -403,6 +407,49 @@ fn contracts_that_contradict_themselves_are_refused() {
         &refused("[listener.imaps]", "[listener.\"imap s\"]"),
         "listener: \"imap s\" cannot be a name",
         "write up to 64",
+    );
+}
+
+#[test]
+fn a_queue_check_knows_what_is_local_and_an_exec_check_does_not() {
+    says(
+        &refused_at("[cutover.check.left-over]", "local   = [\"Example.ORG\", \"example.com.\"]\n", ""),
+        "cutover.check.left-over.local: a queue check does not know which mail is local",
+        "write the domains",
+    );
+    says(
+        &refused("\"Example.ORG\"", "\"bob@example.org\""),
+        "cutover.check.left-over.local: `bob@example.org` is not a domain",
+        "write the domains",
+    );
+    says(
+        &refused("ignore  = [\"hold\"]", "ignore = [\"active\"]"),
+        "cutover.check.left-over.ignore: `active` is not allowed",
+        "allowed: `corrupt`, `deferred`, `hold`",
+    );
+    says(
+        &refused("as      = [\"barrier\"]", "allowed = 3"),
+        "cutover.check.replica.allowed: it says nothing to an exec check",
+        "leave it out",
+    );
+}
+
+#[test]
+fn proofs_by_mail_need_an_address() {
+    let lmtp = "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls = { mode = \"none\" }\n\n[pool.v5.imap]";
+    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]";
+    says(
+        &refused_at(probe, "[pool.v5.imap]", lmtp),
+        "pool.v5.probe: `probe1` is not a mail address, and the pool has lmtp servers",
+        "add `address",
+    );
+    let addressed = probe.replace(" }]", ", address = \"p@example.org\" }]");
+    let config = load(&folder(), &FULL.replace("[pool.v5.imap]", lmtp).replace(probe, &addressed)).unwrap();
+    assert_eq!(config.pools[1].probes[0].address, "p@example.org");
+    says(
+        &refused("\"two@example.org\"", "\"two\""),
+        "pool.v4.probe.address: `two` is not a mail address",
+        "write such as",
     );
 }
 

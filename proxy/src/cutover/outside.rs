@@ -7,13 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use crate::{
-    checks::{
-        Answer,
-        canary::Canaries,
-        capability,
-        exec::{self, Phase},
-        hooks, identity, proof,
-    },
+    checks::{self, Answer, canary::Canaries, capability, exec::Phase, hooks, identity, proof},
     config::{Check, Hook, Pool},
     session::World,
     topology::PoolId,
@@ -151,7 +145,7 @@ impl Outside for Live {
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {
-        Box::pin(async move { exec::ask(check, phase).await.named(&format!("check {}", check.name)) })
+        Box::pin(async move { checks::ask(check, phase).await.named(&format!("check {}", check.name)) })
     }
 
     fn identity(&self, pool: PoolId) -> Asked<'_> {

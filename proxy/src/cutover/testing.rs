@@ -19,8 +19,9 @@ use super::{
 use crate::{
     checks::{Answer, exec::Phase},
     config::{
-        Account, Check, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits, Pool,
-        Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage, Unmovable,
+        Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits,
+        Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage,
+        Unmovable,
     },
     gate::{Gate, Standing},
     net::spool::Spool,
@@ -40,7 +41,11 @@ const fn ms(ms: u64) -> Duration {
 
 /// Pools `v4` and `v5`, both with fence and promote, on storage of this kind.
 pub(super) fn config(storage: Storage) -> Config {
-    let account = |user: &str| Account { user: user.into(), password: Secret::default() };
+    let account = |user: &str| Account {
+        user: user.into(),
+        address: format!("{user}@example.org"),
+        password: Secret::default(),
+    };
     let pool = |name: &str| Pool {
         name: name.into(),
         contract: Contract {
@@ -73,6 +78,7 @@ pub(super) fn config(storage: Storage) -> Config {
         guard: true,
         barrier: true,
         hook: hook(),
+        kind: CheckKind::Exec,
     };
     Config {
         path: "test.toml".into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_spanned::Spanned;
 
 use super::table::{Table, span};
-use crate::config::{Check, ConfigError, Cutover, Unmovable, defaults, raw};
+use crate::config::{Check, CheckKind, ConfigError, Cutover, Queue, Unmovable, defaults, raw};
 
 pub(super) fn cutover(table: &Table<'_>, raw: &raw::Cutover, pools: &[&str]) -> Result<Cutover, ConfigError> {
     let time = |key: &str, value: &raw::Maybe<raw::Time>, default: Duration| table.time(key, value, default);
@@ -90,7 +90,8 @@ fn check(
 ) -> Result<Check, ConfigError> {
     let table = &cutover.table(&format!("check.{name}"), raw.span());
     let raw = raw.get_ref();
-    table.word("kind", &raw.kind, &[("exec", ())], &["kafka", "postgres", "s3", "http", "imap"])?;
+    let kinds = [("exec", false), ("queue", true)];
+    let queue = table.word("kind", &raw.kind, &kinds, &["kafka", "postgres", "s3", "http", "imap"])?;
     let known: Vec<(&str, &str)> = pools.iter().map(|pool| (*pool, *pool)).collect();
     let from = table.word("from", &raw.from, &known, &[])?;
     let to = table.word("to", &raw.to, &known, &[])?;
@@ -106,6 +107,48 @@ fn check(
         guard,
         barrier,
         hook: table.program(&raw.exec, &raw.timeout)?,
+        kind: if queue { CheckKind::Queue(self::queue(table, raw)?) } else { exec(table, raw)? },
+    })
+}
+
+fn exec(table: &Table<'_>, raw: &raw::Check) -> Result<CheckKind, ConfigError> {
+    let keys = [
+        ("local", raw.local.as_ref().map(Spanned::span)),
+        ("allowed", raw.allowed.as_ref().map(Spanned::span)),
+        ("ignore", raw.ignore.as_ref().map(Spanned::span)),
+    ];
+    match keys.into_iter().find_map(|(key, at)| Some((key, at?))) {
+        None => Ok(CheckKind::Exec),
+        Some((key, at)) => {
+            let instead = "leave it out, or write kind = \"queue\"";
+            Err(table.refuse(key, at, "it says nothing to an exec check", instead))
+        }
+    }
+}
+
+fn queue(table: &Table<'_>, raw: &raw::Check) -> Result<Queue, ConfigError> {
+    let instead = "write the domains whose mail ends in this platform's mailboxes, such as [\"example.org\"]; mail for \
+                   others holds nothing up";
+    let Some(domains) = raw.local.as_ref().filter(|domains| !domains.get_ref().is_empty()) else {
+        let what = "a queue check does not know which mail is local";
+        return Err(table.refuse("local", table.place(&raw.local), what, instead));
+    };
+    let domain = |written: &Spanned<String>| {
+        let domain = table.plain("local", written)?.trim_end_matches('.').to_ascii_lowercase();
+        if domain.is_empty() || domain.contains(['@', '*']) {
+            let what = format!("`{}` is not a domain", written.get_ref());
+            return Err(table.refuse("local", written.span(), what, instead));
+        }
+        Ok(domain)
+    };
+    // What is neither held nor given up is on its way, and not for the operator to ignore.
+    let queues = ["hold", "deferred", "corrupt"].map(|name| (name, name));
+    let ignored = raw.ignore.iter().flat_map(|list| list.get_ref());
+    let ignored = ignored.map(|word| table.word("ignore", word, &queues, &[]).map(str::to_owned));
+    Ok(Queue {
+        local: domains.get_ref().iter().map(domain).collect::<Result<_, _>>()?,
+        allowed: raw.allowed.as_ref().map_or(0, |allowed| *allowed.get_ref()),
+        ignore: ignored.collect::<Result<_, _>>()?,
     })
 }
 

@@ -39,6 +39,7 @@ pub(super) fn pools(root: &Table<'_>, raw: &raw::Named<raw::Pool>) -> Result<Vec
 fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigError> {
     let contract = contract(table, raw)?;
     let probes = probes(table, &raw.probe)?;
+    reachable(table, raw, &probes)?;
     let capabilities = raw.capabilities.as_ref().map(|list| capabilities(table, list)).transpose()?;
     if capabilities.is_none() && probes.is_empty() {
         let what = "the pool has neither probe accounts nor capabilities: what it can do is unknown";
@@ -122,8 +123,11 @@ fn contract(table: &Table<'_>, pool: &raw::Pool) -> Result<Contract, ConfigError
 fn probes(table: &Table<'_>, raw: &[Spanned<raw::Account>]) -> Result<Vec<Account>, ConfigError> {
     let mut probes: Vec<Account> = Vec::new();
     for raw in raw {
-        let account =
-            table.table("probe", raw.span()).account(&raw.get_ref().user, &raw.get_ref().password_file)?;
+        let at = table.table("probe", raw.span());
+        let mut account = at.account(&raw.get_ref().user, &raw.get_ref().password_file)?;
+        if let Some(written) = &raw.get_ref().address {
+            account.address = address(&at, written)?;
+        }
         if probes.iter().any(|other| other.user == account.user) {
             let what = format!("`{}` stands twice", account.user);
             let instead = "name different users: one is to prove that it does not see the other's mail";
@@ -132,6 +136,36 @@ fn probes(table: &Table<'_>, raw: &[Spanned<raw::Account>]) -> Result<Vec<Accoun
         probes.push(account);
     }
     Ok(probes)
+}
+
+fn address(table: &Table<'_>, written: &Spanned<String>) -> Result<String, ConfigError> {
+    let address = table.plain("address", written)?;
+    if mail_address(&address) {
+        return Ok(address);
+    }
+    let what = format!("`{address}` is not a mail address");
+    Err(table.refuse("address", written.span(), what, "write such as \"probe1@example.org\""))
+}
+
+fn mail_address(text: &str) -> bool {
+    let parts = text.rsplit_once('@');
+    parts.is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty()) && !text.contains(['<', '>'])
+}
+
+/// Proofs by mail are said to and from an address.
+fn reachable(table: &Table<'_>, raw: &raw::Pool, probes: &[Account]) -> Result<(), ConfigError> {
+    let services = [("smtp", &raw.smtp), ("submission", &raw.submission), ("lmtp", &raw.lmtp)];
+    let Some((service, _)) = services.iter().find(|(_, service)| service.is_some()) else { return Ok(()) };
+    for (probe, raw) in probes.iter().zip(&raw.probe) {
+        if !mail_address(&probe.address) {
+            let what =
+                format!("`{}` is not a mail address, and the pool has {service} servers", probe.address);
+            let instead =
+                "add `address = \"…\"` beside it: where mail for this account goes, for proofs by mail";
+            return Err(table.refuse("probe", raw.get_ref().user.span(), what, instead));
+        }
+    }
+    Ok(())
 }
 
 fn capabilities(table: &Table<'_>, list: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<String>, ConfigError> {

@@ -199,7 +199,8 @@ impl<'a> Table<'a> {
             let what = format!("{:?} is not a login name", user.get_ref());
             return Err(self.refuse("user", user.span(), what, "write the name as the pool knows it"));
         }
-        Ok(Account { user: user.get_ref().clone(), password: self.password(file)? })
+        let user = user.get_ref().clone();
+        Ok(Account { address: user.clone(), user, password: self.password(file)? })
     }
 
     fn password(&self, value: &Spanned<PathBuf>) -> Result<Secret, ConfigError> {
