@@ -298,6 +298,7 @@ fn setup(pair: &Pair, desk: &Path) -> Setup {
         contract: "storage = \"replicated\", standby_login = \"yes\"",
         password: PASSWORD.into(),
         capabilities: vec![],
+        mail: Vec::new(),
         fence: Some(Fence {
             kind: "refuse",
             engage: hook(&format!("fence {name} readonly")),

@@ -1,14 +1,14 @@
-//! What the pools' SMTP and LMTP servers can do: asked at the start, kept for the next one.
+//! What the pools' SMTP and LMTP servers can do: declared, or asked at the start and kept for the next one.
 //!
-//! Rule: clients are shown what every pool has, so nothing is pinned before every pool has been asked once; what was
-//! learnt is kept in the state directory, and a pool that is down later stops nobody.
+//! Rule: clients are shown what every pool has, so nothing is pinned before every pool is known; what was learnt is kept
+//! in the state directory, and a pool that is down later stops nobody. What is declared is never asked.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bascule_protocols::smtp::keywords::{Keywords, Pinned};
 
 use crate::{
-    config::{Config, Protocol, ServiceTls},
+    config::{Config, Pool, Protocol, ServiceTls},
     session::{World, smtp},
     topology::PoolId,
 };
@@ -43,12 +43,11 @@ impl Record {
 
     fn pin_one(&self, world: &World, protocol: Protocol) -> bool {
         let config = &world.config;
-        let known = |pool: &str| self.lines.get(pool)?.get(protocol.name());
-        let pools: Option<Vec<Keywords>> = config
-            .pools
-            .iter()
-            .map(|pool| Some(known(&pool.name)?.iter().map(String::as_str).collect()))
-            .collect();
+        let known = |pool: &Pool| {
+            let learnt = || self.lines.get(&pool.name)?.get(protocol.name());
+            Some(declared(pool, protocol).or_else(learnt)?.iter().map(String::as_str).collect())
+        };
+        let pools: Option<Vec<Keywords>> = config.pools.iter().map(|pool| known(pool)).collect();
         let Some(pools) = pools else { return false };
         let verified = config
             .pools
@@ -61,11 +60,14 @@ impl Record {
         true
     }
 
-    /// Asks every pool. Returns who did not answer, and why.
+    /// Asks every pool that declares nothing. Returns who did not answer, and why.
     pub async fn ask(&mut self, world: &Arc<World>) -> Vec<(String, String)> {
         let mut silent = Vec::new();
         for (at, pool) in world.config.pools.iter().enumerate() {
-            for protocol in PROTOCOLS.into_iter().filter(|protocol| listens(&world.config, *protocol)) {
+            let asked = |protocol: &Protocol| {
+                listens(&world.config, *protocol) && declared(pool, *protocol).is_none()
+            };
+            for protocol in PROTOCOLS.into_iter().filter(asked) {
                 let id = PoolId(u8::try_from(at).unwrap_or(u8::MAX));
                 match smtp::keywords(world, id, protocol).await {
                     Ok(keywords) => {
@@ -92,6 +94,10 @@ impl Record {
         file.persist(&self.path)?;
         Ok(())
     }
+}
+
+fn declared(pool: &Pool, protocol: Protocol) -> Option<&Vec<String>> {
+    pool.service(protocol)?.keywords.as_ref()
 }
 
 fn listens(config: &Config, protocol: Protocol) -> bool {

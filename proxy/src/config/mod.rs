@@ -319,6 +319,8 @@ pub struct Service {
     pub client_address: ClientAddress,
     /// Longest dial with TLS and greeting.
     pub dial_timeout: Duration,
+    /// Declared lines of its EHLO reply, for SMTP and LMTP; `None`: learnt from the server.
+    pub keywords: Option<Vec<String>>,
 }
 
 /// `tls = { mode = "none" | "starttls" | "implicit", ca = …, name = … }`

@@ -113,6 +113,7 @@ pub(super) struct Service {
     pub(super) restore: Maybe<Restore>,
     pub(super) client_address: Maybe<String>,
     pub(super) dial_timeout: Maybe<Time>,
+    pub(super) keywords: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Deserialize)]

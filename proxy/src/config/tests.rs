@@ -394,6 +394,11 @@ fn contracts_that_contradict_themselves_are_refused() {
         "write the words",
     );
     says(
+        &refused("servers = [\"[fd00::5]:993\"]", "keywords = [\"DSN\"]\nservers = [\"[fd00::5]:993\"]"),
+        "pool.v5.imap.keywords: an IMAP server has capabilities",
+        "write `capabilities`",
+    );
+    says(
         &refused("servers = [\"[fd00::5]:993\"]", "servers = [\"fd00::5:993\"]"),
         "pool.v5.imap.servers: `fd00::5:993` is not a host with a port",
         "write a name",

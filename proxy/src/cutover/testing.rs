@@ -63,6 +63,7 @@ pub(super) fn config(storage: Storage) -> Config {
             restore: Restore::Client,
             client_address: ClientAddress::None,
             dial_timeout: ms(100),
+            keywords: None,
         },
         smtp: None,
         submission: None,

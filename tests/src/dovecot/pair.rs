@@ -92,6 +92,7 @@ impl Pair {
             contract: "storage = \"shared\", standby_login = \"no\"",
             password: "pass".to_owned(),
             capabilities,
+            mail: Vec::new(),
             fence: Some(Fence {
                 kind,
                 engage: server.command(fence),

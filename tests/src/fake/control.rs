@@ -13,10 +13,10 @@ use tokio::{
 
 use super::{
     Options, Platform, Replication, Store,
-    smtp::{Accepted, Door, Queue},
+    smtp::{Accepted, Door, Options as Mail, Queue, Trust},
 };
 use crate::{
-    bascule::{Fence, Pool, Setup},
+    bascule::{Fence, Pool, Service, Setup},
     process,
 };
 
@@ -182,6 +182,7 @@ pub fn setup(
         password: password.into(),
         // A pool that is not there cannot be asked.
         capabilities: if shared { Options::default().capabilities } else { Vec::new() },
+        mail: Vec::new(),
         fence: Some(Fence {
             kind,
             engage: order(&format!("fence {name} {fence}")),
@@ -203,6 +204,25 @@ pub fn setup(
         tables: checks,
         ..Setup::default()
     }
+}
+
+/// The doors for mail of a fake as services of a pool, with what it makes of the client's address; `declared` with its
+/// keywords, for a pool that is not there and cannot be asked.
+pub fn services(mail: &Mail, declared: bool, address: impl Fn(Door) -> Option<SocketAddr>) -> Vec<Service> {
+    let client_address = match mail {
+        Mail { proxy_v2: true, .. } => "proxy-v2",
+        Mail { xclient: Trust::Honoured | Trust::Refused, .. } => "xclient",
+        Mail { .. } => "none",
+    };
+    let service = |door: Door| {
+        let protocol = if door == Door::Relay { "smtp" } else { door.name() };
+        let mut lines = format!("client_address = {client_address:?}\n");
+        if declared {
+            lines += &format!("keywords = {:?}\n", mail.keywords);
+        }
+        Some(Service { protocol, server: address(door)?, tls: None, lines })
+    };
+    Door::MAIL.into_iter().filter_map(service).collect()
 }
 
 /// A stopped platform comes back to its port, which nobody may have taken meanwhile.

@@ -219,6 +219,11 @@ impl Platform {
         self.addresses.get(&door).copied()
     }
 
+    /// How it is now.
+    pub fn options(&self) -> Arc<Options> {
+        self.shared.options()
+    }
+
     /// Its store.
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store

@@ -20,6 +20,7 @@ async fn a_platform_that_decides_itself_is_refused_by_check_config() {
         contract: "storage = \"replicated\", decision = \"platform\"",
         password: "secret".into(),
         capabilities: Vec::new(),
+        mail: Vec::new(),
         fence: None,
         promote: None,
     };

@@ -11,9 +11,12 @@ use std::{
 };
 
 use bascule_tests::{
-    bascule::{Bascule, Fence, Pool, Ran, Setup},
+    bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
     client::{Client, Reply, Status},
-    fake::{Attendance, Options, Platform, Replication, Stall, Store, control::Pair},
+    fake::{
+        Attendance, Options, Platform, Replication, Stall, Store,
+        control::{Pair, services},
+    },
     ledger::{Fate, Ledger},
     process,
 };
@@ -275,6 +278,7 @@ impl Plan {
             password: PASSWORD.into(),
             // A pool that is not there cannot be asked.
             capabilities: if self.shared { declared.clone() } else { Vec::new() },
+            mail: mail(pair.platform(name).unwrap(), self.shared),
             fence: Some(Fence {
                 kind: if self.stops { "stop" } else { "refuse" },
                 engage: order(format!("fence {name} {}", if self.stops { "stop" } else { "readonly" })),
@@ -325,6 +329,12 @@ impl Running {
     pub(super) async fn end(self) -> Ran {
         self.0.await.unwrap()
     }
+}
+
+/// The doors of a platform that takes mail.
+fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
+    let options = platform.options();
+    options.smtp.iter().flat_map(|mail| services(mail, declared, |door| platform.door(door))).collect()
 }
 
 async fn serve(hooks: Arc<Hooks>, pair: Arc<Pair>, listener: UnixListener) {

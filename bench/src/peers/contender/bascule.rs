@@ -33,6 +33,7 @@ fn setup(program: &Path, leg: Leg, backend: &Backend) -> Setup {
             contract: "storage = \"replicated\"",
             password: "secret".into(),
             capabilities: Vec::new(),
+            mail: Vec::new(),
             fence: None,
             promote: None,
         }],

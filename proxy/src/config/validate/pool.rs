@@ -222,7 +222,20 @@ fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<
             later,
         )?,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
+        keywords: raw.keywords.as_ref().map(|list| keywords(table, list, protocol)).transpose()?,
     })
+}
+
+fn keywords(
+    table: &Table<'_>,
+    list: &Spanned<Vec<Spanned<String>>>,
+    protocol: Protocol,
+) -> Result<Vec<String>, ConfigError> {
+    if protocol == Protocol::Imap {
+        let what = "an IMAP server has capabilities";
+        return Err(table.refuse("keywords", list.span(), what, "write `capabilities` beside `contract`"));
+    }
+    list.get_ref().iter().map(|line| table.plain("keywords", line)).collect()
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.

@@ -2,8 +2,9 @@
 //!
 //! Rule: only what an operator can do, with files, signals and commands; nothing reaches inside.
 
+mod setup;
+
 use std::{
-    fmt::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -24,65 +25,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+pub use self::setup::{Fence, Pool, Service, Setup};
 use crate::{
     client::{Client, Security, trusting},
     process,
 };
-
-/// What a proxy is set up with.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// Its binary; `None`: `BASCULE_BIN`, or built on first use beside the running test.
-    pub program: Option<PathBuf>,
-    /// Threads of its data plane.
-    pub threads: u16,
-    /// `[pool.NAME]`, two of them as a rule.
-    pub pools: Vec<Pool>,
-    /// The lines of `[cutover]`.
-    pub cutover: String,
-    /// Further tables: checks, limits.
-    pub tables: String,
-}
-
-impl Default for Setup {
-    /// Nothing but two threads: what moves between them is to be seen.
-    fn default() -> Self {
-        Self { program: None, threads: 2, pools: Vec::new(), cutover: String::new(), tables: String::new() }
-    }
-}
-
-/// One `[pool.NAME]`.
-#[derive(Debug, Clone)]
-pub struct Pool {
-    /// Its name.
-    pub name: String,
-    /// Its one server.
-    pub server: SocketAddr,
-    /// The authority's file and the name in the server's certificate, for STARTTLS, or for TLS at once on port
-    /// 10993; `None`: clear text.
-    pub tls: Option<(PathBuf, String)>,
-    /// What is declared about it: the keys of `contract`.
-    pub contract: &'static str,
-    /// The password of its accounts `probe1` and `probe2`.
-    pub password: String,
-    /// What it is declared to be capable of; empty: learnt.
-    pub capabilities: Vec<String>,
-    /// How it is made unable to write.
-    pub fence: Option<Fence>,
-    /// How it is made able to write.
-    pub promote: Option<Vec<String>>,
-}
-
-/// `[pool.NAME.fence]`
-#[derive(Debug, Clone)]
-pub struct Fence {
-    /// `stop` or `refuse`.
-    pub kind: &'static str,
-    /// The hook that engages it.
-    pub engage: Vec<String>,
-    /// The hook that releases it.
-    pub release: Vec<String>,
-}
 
 /// A proxy with its folder.
 #[derive(Debug)]
@@ -139,24 +86,8 @@ impl Bascule {
             std::fs::write(&file, &pool.password)?;
             std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600))?;
         }
-        std::fs::write(self.path("bascule.toml"), self.config(setup)).context("bascule.toml")
-    }
-
-    fn config(&self, setup: &Setup) -> String {
-        let (address, state) = (self.address, self.state_dir());
-        let mut text = format!(
-            "[server]\nhostname = {host:?}\nstate_dir = {state:?}\nobserve = \"{address}:9464\"\nthreads = {threads}\n\
-             [tls.certificate.default]\ncert = \"server.crt\"\nkey = \"server.key\"\n\
-             [listener.imaps]\nprotocol = \"imap\"\nbind = [\"{address}:10993\"]\ntls = \"implicit\"\n\
-             [listener.imap]\nprotocol = \"imap\"\nbind = [\"{address}:10143\"]\ntls = \"starttls\"\n\
-             [listener.clear]\nprotocol = \"imap\"\nbind = [\"{address}:10144\"]\ntls = \"none\"\n",
-            host = Self::HOST,
-            threads = setup.threads,
-        );
-        for pool in &setup.pools {
-            let _ = write!(text, "{pool}"); // a String takes everything
-        }
-        text + "[cutover]\n" + &setup.cutover + "\n" + &setup.tables
+        std::fs::write(self.path("bascule.toml"), setup.text(self.address, &self.state_dir()))
+            .context("bascule.toml")
     }
 
     /// Starts it and waits until it is ready.
@@ -209,10 +140,39 @@ impl Bascule {
         (self.address, 10144).into()
     }
 
+    /// Mail from other servers: STARTTLS, if the pools have it.
+    pub fn smtp(&self) -> SocketAddr {
+        (self.address, setup::SMTP).into()
+    }
+
+    /// Mail from users: STARTTLS, if the pools have it.
+    pub fn submission(&self) -> SocketAddr {
+        (self.address, setup::SUBMISSION).into()
+    }
+
+    /// Mail from users: implicit TLS, if the pools have it.
+    pub fn submissions(&self) -> SocketAddr {
+        (self.address, setup::SUBMISSIONS).into()
+    }
+
+    /// Deliveries: clear text, if the pools have it.
+    pub fn lmtp(&self) -> SocketAddr {
+        (self.address, setup::LMTP).into()
+    }
+
+    /// How clients protect themselves where TLS comes first.
+    pub fn tls(&self) -> Result<Security> {
+        Ok(Security::Tls(trusting(&self.authority.pem())?, Self::HOST.try_into()?))
+    }
+
+    /// How they do where STARTTLS is said.
+    pub fn starttls(&self) -> Result<Security> {
+        Ok(Security::Starttls(trusting(&self.authority.pem())?, Self::HOST.try_into()?))
+    }
+
     /// A client connection, TLS from the start.
     pub async fn connect(&self) -> Result<Client> {
-        let security = Security::Tls(trusting(&self.authority.pem())?, Self::HOST.try_into()?);
-        Ok(Client::connect(self.imaps(), security).await?)
+        Ok(Client::connect(self.imaps(), self.tls()?).await?)
     }
 
     /// A client that has logged in.
@@ -339,36 +299,6 @@ impl Drop for Bascule {
         if std::thread::panicking() {
             eprintln!("--- bascule\n{}", self.log());
         }
-    }
-}
-
-impl fmt::Display for Pool {
-    /// As it stands in the configuration.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, server, contract, .. } = self;
-        writeln!(f, "[pool.{name}]")?;
-        writeln!(f, "contract = {{ {contract} }}")?;
-        let probe = |user| format!("{{ user = {user:?}, password_file = \"{name}.password\" }}");
-        writeln!(f, "probe = [{}, {}]", probe("probe1"), probe("probe2"))?;
-        if !self.capabilities.is_empty() {
-            writeln!(f, "capabilities = {:?}", self.capabilities)?;
-        }
-        writeln!(f, "[pool.{name}.imap]\nservers = [\"{server}\"]")?;
-        match &self.tls {
-            Some((ca, host)) => {
-                let mode = if server.port() == 10993 { "implicit" } else { "starttls" };
-                writeln!(f, "tls = {{ mode = {mode:?}, ca = {ca:?}, name = {host:?} }}")?;
-            }
-            None => writeln!(f, "tls = {{ mode = \"none\" }}")?,
-        }
-        if let Some(Fence { kind, engage, release }) = &self.fence {
-            writeln!(f, "[pool.{name}.fence]\nkind = {kind:?}")?;
-            writeln!(f, "engage = {{ exec = {engage:?} }}\nrelease = {{ exec = {release:?} }}")?;
-        }
-        if let Some(promote) = &self.promote {
-            writeln!(f, "[pool.{name}.promote]\nrun = {{ exec = {promote:?} }}")?;
-        }
-        Ok(())
     }
 }
 
