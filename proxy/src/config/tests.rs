@@ -457,6 +457,11 @@ fn contracts_that_contradict_themselves_are_refused() {
         "write `capabilities`",
     );
     says(
+        &refused("\"SIZE 1000\"", "\"SIZE  5\""),
+        "pool.v4.lmtp.keywords: \"SIZE  5\" is no keyword",
+        "write a line",
+    );
+    says(
         &refused("servers = [\"[fd00::5]:993\"]", "servers = [\"fd00::5:993\"]"),
         "pool.v5.imap.servers: `fd00::5:993` is not a host with a port",
         "write a name",

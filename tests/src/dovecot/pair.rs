@@ -49,7 +49,8 @@ impl Pair {
     /// What 2.4 says to LHLO, as far as clients of a proxy may be shown it.
     pub const LMTP_24: [&'static str; 4] = ["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES"];
     /// What its submission says to EHLO, as far as clients of a proxy may be shown it.
-    pub const SUBMISSION_24: [&'static str; 4] = ["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES"];
+    pub const SUBMISSION_24: [&'static str; 4] =
+        ["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES"];
 
     /// Makes the rig and starts the old server.
     pub async fn shared(options: Options) -> Result<Self> {

@@ -90,8 +90,9 @@ async fn users_send_after_they_have_logged_in() {
             client.quit().await.unwrap();
         }
         let (id, message) = ledger.mail(1000, &[ALICE]);
-        let ran =
-            msmtp(postfix.submission(), ALICE, &[ALICE], &message, Some(["alice", "pass"])).await.unwrap();
+        let ran = msmtp(postfix.submission(), ALICE, &[ALICE], &message, Some(["alice", "pass"]), &[])
+            .await
+            .unwrap();
         well(ran);
         ledger.settle_for(&id, ALICE, bascule_tests::ledger::Fate::Acknowledged);
         let found = inbox(server, "alice", 3).await;
