@@ -143,7 +143,10 @@ impl fmt::Display for Pool {
         let Self { name, server, contract, .. } = self;
         writeln!(f, "[pool.{name}]")?;
         writeln!(f, "contract = {{ {contract} }}")?;
-        let probe = |user| format!("{{ user = {user:?}, password_file = \"{name}.password\" }}");
+        let probe = |user| {
+            let rest = format!("password_file = \"{name}.password\", address = \"{user}@example.org\"");
+            format!("{{ user = {user:?}, {rest} }}")
+        };
         writeln!(f, "probe = [{}, {}]", probe("probe1"), probe("probe2"))?;
         if !self.capabilities.is_empty() {
             writeln!(f, "capabilities = {:?}", self.capabilities)?;
