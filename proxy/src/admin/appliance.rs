@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
+    config::Protocol,
     cutover::{
         Control,
         types::{Plan, Refusal, Report, Status},
@@ -99,7 +100,11 @@ impl Appliance for Process {
 
     fn ready(&self) -> Result<(), String> {
         let status = self.status();
-        readiness(self.world.pinned.load().is_some(), status.gate, status.limbo.as_deref())
+        // A listener that does not know what it may promise greets nobody.
+        let mail = |protocol| protocol == Protocol::Imap || self.world.keywords.of(protocol).is_some();
+        let mail = self.world.config.listeners.values().all(|listener| mail(listener.protocol));
+        let pinned = self.world.pinned.load().is_some() && mail;
+        readiness(pinned, status.gate, status.limbo.as_deref())
     }
 }
 

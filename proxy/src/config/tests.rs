@@ -139,6 +139,8 @@ fn every_key_of_mail_arrives() {
     assert_eq!(told(Protocol::Lmtp), ClientAddress::Xforward);
     assert_eq!(service(1, Protocol::Smtp).client_address, ClientAddress::None);
     assert_eq!(service(1, Protocol::Lmtp).server, "[fd00::5]:24");
+    let keywords = service(0, Protocol::Lmtp).keywords.as_deref().unwrap();
+    assert_eq!(keywords, ["PIPELINING", "8BITMIME", "SIZE 52428800"]);
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn keywords(
         let what = "an IMAP server has capabilities";
         return Err(table.refuse("keywords", list.span(), what, "write `capabilities` beside `contract`"));
     }
-    list.get_ref().iter().map(|line| table.plain("keywords", line)).collect()
+    list.get_ref().iter().map(|line| table.words("keywords", line)).collect()
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.
