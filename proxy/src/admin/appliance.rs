@@ -100,13 +100,11 @@ impl Appliance for Process {
 
     fn ready(&self) -> Result<(), String> {
         let status = self.status();
-        let world = &self.world;
-        let listened = world.config.listeners.values().map(|listener| listener.protocol);
-        let unknown = { listened }.find(|protocol| match protocol {
-            Protocol::Imap => world.pinned.load().is_none(),
-            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => world.keywords.of(*protocol).is_none(),
-        });
-        readiness(unknown, status.gate, status.limbo.as_deref())
+        // A listener that does not know what it may promise greets nobody.
+        let mail = |protocol| protocol == Protocol::Imap || self.world.keywords.of(protocol).is_some();
+        let mail = self.world.config.listeners.values().all(|listener| mail(listener.protocol));
+        let pinned = self.world.pinned.load().is_some() && mail;
+        readiness(pinned, status.gate, status.limbo.as_deref())
     }
 }
 
@@ -122,24 +120,19 @@ pub enum Life {
 }
 
 /// Whether clients can be served, from what decides it.
-pub fn readiness(unknown: Option<Protocol>, gate: Phase, limbo: Option<&str>) -> Result<(), String> {
+pub fn readiness(pinned: bool, gate: Phase, limbo: Option<&str>) -> Result<(), String> {
     if let Some(needs) = limbo {
         return Err(format!("limbo: {needs}"));
     }
     if gate == Phase::FailStop {
         return Err("the decision's record could not be written: `bascule status` says what to do".to_owned());
     }
-    match unknown {
-        None => Ok(()),
-        Some(Protocol::Imap) => {
-            Err("the pools' capabilities are not known yet: each must answer its probe, or declare them"
-                .to_owned())
-        }
-        Some(mail) => Err(format!(
-            "the pools' keywords for {} are not known yet: each must answer EHLO, or declare them",
-            mail.name()
-        )),
+    if !pinned {
+        return Err(
+            "no pool's capabilities are known yet: a pool must answer its probe, or declare them".to_owned()
+        );
     }
+    Ok(())
 }
 
 /// One line of `bascule sessions list`.
@@ -213,14 +206,11 @@ mod tests {
 
     #[test]
     fn ready_only_when_clients_can_be_served() {
-        assert_eq!(readiness(None, Phase::Open, None), Ok(()));
-        assert_eq!(readiness(None, Phase::Shut, None), Ok(()), "a hold is service");
-        assert!(readiness(Some(Protocol::Imap), Phase::Open, None).unwrap_err().contains("capabilities"));
-        assert!(
-            readiness(Some(Protocol::Lmtp), Phase::Open, None).unwrap_err().contains("keywords for lmtp")
-        );
-        assert!(readiness(None, Phase::FailStop, None).unwrap_err().contains("bascule status"));
-        let limbo = readiness(None, Phase::Open, Some("release v4's fence")).unwrap_err();
+        assert_eq!(readiness(true, Phase::Open, None), Ok(()));
+        assert_eq!(readiness(true, Phase::Shut, None), Ok(()), "a hold is service");
+        assert!(readiness(false, Phase::Open, None).unwrap_err().contains("capabilities"));
+        assert!(readiness(true, Phase::FailStop, None).unwrap_err().contains("bascule status"));
+        let limbo = readiness(true, Phase::Open, Some("release v4's fence")).unwrap_err();
         assert_eq!(limbo, "limbo: release v4's fence");
     }
 }

@@ -159,6 +159,8 @@ pub(super) enum Twist {
     Hangs,
     /// It happens and never answers.
     HappensAndHangs,
+    /// It happens, and whoever asked panics.
+    HappensAndPanics,
 }
 
 /// Two pools outside.
@@ -258,6 +260,7 @@ impl Script {
             Some(Twist::HappensUnknown) => Answer::Unknown(format!("{name} said nothing")),
             Some(Twist::Lies) => Answer::Pass,
             Some(Twist::Hangs | Twist::HappensAndHangs) => std::future::pending().await,
+            Some(Twist::HappensAndPanics) => panic!("{name} is a mistake"),
             None => answer(&self.truth.lock().unwrap()),
         }
     }
@@ -295,7 +298,7 @@ impl Outside for Script {
     }
 
     fn close_canaries(&self) -> Asked<'_, ()> {
-        Box::pin(async {})
+        Box::pin(async { drop(self.seen("close canaries".into(), |_| true).await) })
     }
 
     fn fenced(&self, pool: PoolId) -> Asked<'_> {

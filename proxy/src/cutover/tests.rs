@@ -70,6 +70,7 @@ async fn a_cutover_moves_every_session() {
         assert!(rig.dir.path().join("reports/1.json").exists());
         let order: Vec<String> =
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
+        let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
             "Guard lag",
             "canaries v4",
@@ -147,6 +148,39 @@ async fn a_hook_that_lies_is_found_out() {
         rig.over_and_idle().await;
         went_home(&rig, hook);
     }
+}
+
+#[tokio::test]
+async fn a_panic_in_any_phase_of_the_hold_is_limbo_and_goes_home() {
+    for config in storages() {
+        for (asked, skip) in ASKED.into_iter().filter(|(asked, _)| !asked.ends_with("lag")) {
+            let rig = Rig::new(config.clone()).await;
+            rig.sessions(&USERS);
+            rig.script.twist(asked, skip, Twist::HappensAndPanics, 1);
+            let mut changes = rig.control.watch();
+            rig.control.start("v5").await.unwrap();
+            if asked != "canaries v4" {
+                let limbo = changes.wait_for(|status| status.limbo.is_some()).await.unwrap().clone();
+                assert!(limbo.limbo.unwrap().contains("is a mistake"), "{asked}");
+                assert!(limbo.gate != Phase::Open, "{asked}: {:?}", limbo.gate);
+            }
+            rig.over_and_idle().await;
+            went_home(&rig, asked);
+            assert!(rig.control.report().unwrap().reason.contains("is a mistake"), "{asked}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_after_the_decision_goes_forward() {
+    let rig = Rig::new(config(Storage::Replicated)).await;
+    rig.sessions(&USERS);
+    // The soak begins with giving the canaries back.
+    rig.script.twist("close canaries", 0, Twist::HappensAndPanics, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    serves(&rig, V5, "forward");
+    assert_eq!(rig.control.report().unwrap().outcome, Outcome::Done);
 }
 
 #[tokio::test]

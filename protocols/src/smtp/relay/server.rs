@@ -210,7 +210,12 @@ impl Relay {
         let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
         let (what, given, send, stream) = match (transaction.mode, &self.reading) {
             (Mode::None, Reading::Asked) => (What::Data, None, b"DATA\r\n".to_vec(), false),
-            (Mode::None | Mode::Chunks(0), _) => return None,
+            // Nothing is left of an empty message but its commit.
+            (Mode::Chunks(0), Reading::Over) => {
+                return Some(GoOn { stream: true, ..GoOn::default() });
+            }
+            (Mode::None, _) => return None,
+            (Mode::Chunks(0), _) if !chunk_unanswered => return None,
             (Mode::Data, _) => (What::Data, Some(Class::Go), b"DATA\r\n".to_vec(), false),
             (Mode::Chunks(size), _) => {
                 let given = (!chunk_unanswered).then_some(Class::Done);

@@ -237,16 +237,7 @@ fn keywords(
         let what = "an IMAP server has capabilities";
         return Err(table.refuse("keywords", list.span(), what, "write `capabilities` beside `contract`"));
     }
-    let line = |line: &Spanned<String>| {
-        // A keyword and its parameters: "SIZE 52428800".
-        let text = line.get_ref();
-        if text.split(' ').all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic())) {
-            return Ok(text.clone());
-        }
-        let instead = "write a line of the server's EHLO reply as it stands there, without its number";
-        Err(table.refuse("keywords", line.span(), format!("{text:?} is no keyword"), instead))
-    };
-    list.get_ref().iter().map(line).collect()
+    list.get_ref().iter().map(|line| table.words("keywords", line)).collect()
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.

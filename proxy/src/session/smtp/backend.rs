@@ -38,6 +38,9 @@ impl Session {
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
+            if !self.admitted() {
+                self.mark_held();
+            }
             self.ensure_backend();
             return Ok(());
         }
@@ -219,6 +222,8 @@ impl Session {
                     backend.streamed = Some(0);
                 }
             }
+            // Said again, it waits already.
+            Then::Whole if self.waiting.is_some() => {}
             Then::Whole => self.wait_for(Waiting::Commit),
             Then::Ended => {
                 if self.relay.must_reset() {

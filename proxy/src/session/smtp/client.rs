@@ -214,5 +214,9 @@ impl Session {
             // BDAT is not answered before its content: what follows goes straight on.
             backend.streamed = Some(self.content);
         }
+        // A last chunk without bytes has nothing to be answered but the message.
+        if self.relay.waits_to_commit() {
+            self.wait_for(Waiting::Commit);
+        }
     }
 }
