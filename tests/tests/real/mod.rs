@@ -16,4 +16,5 @@ mod scene;
 mod secrets;
 mod setup;
 mod smtp_clients;
+mod smtp_faults;
 mod smtp_rig;
