@@ -5,6 +5,7 @@
 
 mod cutover;
 mod dialogue;
+mod load;
 mod passing;
 
 use std::sync::Arc;
