@@ -22,7 +22,7 @@ struct Driver {
 
 impl Driver {
     fn new(role: Role) -> Self {
-        let server: Keywords = ["CHUNKING", "8BITMIME"].into_iter().collect();
+        let server: Keywords = ["CHUNKING", "8BITMIME", "SIZE"].into_iter().collect();
         Self {
             relay: Relay::new(role, Bare::Normalize, true, false),
             pinned: Pinned::of(&[&server], 1000, false),
