@@ -31,7 +31,7 @@ use crate::{
     },
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
-    session::World,
+    session::{World, relays::Relays},
     telemetry::{self, LogFormat, Metrics},
     topology::{Current, Topology},
 };
@@ -77,6 +77,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        relays: Relays::new(config.pools.len()),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)

@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use crate::{
-    checks::{self, Answer, canary::Canaries, capability, exec::Phase, hooks, identity, proof},
+    checks::{self, Answer, canaries::Canaries, capability, exec::Phase, hooks, identity, proof},
     config::{Check, Hook, Pool},
     session::World,
     topology::PoolId,
@@ -115,7 +115,7 @@ impl Outside for Live {
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async move {
             if let Some(canaries) = self.canaries.lock().await.take() {
-                canaries.close().await;
+                canaries.close(&self.world).await;
             }
         })
     }

@@ -346,6 +346,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
         pinned: arc_swap::ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        relays: Default::default(),
         connectors: crate::net::tls::Connectors::default(),
         holds: crate::session::holds::Holds::default(),
         spool: Spool::new(&config.server.state_dir, 1 << 20).unwrap(),

@@ -10,7 +10,7 @@ mod content;
 mod end;
 mod greet;
 mod login;
-mod open;
+pub(crate) mod open;
 mod orders;
 mod relay;
 
