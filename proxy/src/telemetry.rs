@@ -71,8 +71,19 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
 /// The label values, each list complete but for `other`, which [`Family`] adds.
 pub mod labels {
     /// Why a connection was refused before its greeting.
-    pub const REFUSED: &[&str] =
-        &["connections", "proxy_header", "handshake", "handshake_timeout", "not_ready", "open_relay", "shutdown"];
+    pub const REFUSED: &[&str] = &[
+        "backend_greeting",
+        "busy",
+        "connections",
+        "early_talker",
+        "handshake",
+        "handshake_timeout",
+        "not_ready",
+        "open_relay",
+        "proxy_header",
+        "rate",
+        "shutdown",
+    ];
     /// What a login came to; `unavailable`: no server could be asked.
     pub const LOGINS: &[&str] = &["ok", "refused", "unavailable"];
     /// Why a session got its farewell.
@@ -121,10 +132,19 @@ pub mod labels {
     pub const PIPES: &[&str] = &["configured", "desync"];
     /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply;
     /// `held`: the last byte waited for the gate.
-    pub const MESSAGES: &[&str] =
-        &["ambiguous_replay", "ambiguous_tempfail", "held", "not_kept", "poisoned", "relayed"];
+    pub const MESSAGES: &[&str] = &[
+        "ambiguous_replay",
+        "ambiguous_tempfail",
+        "delivered_before",
+        "held",
+        "not_kept",
+        "poisoned",
+        "relayed",
+    ];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
+        "address_connections",
+        "address_messages",
         "autologout",
         "command",
         "command_ceiling",
@@ -133,6 +153,7 @@ pub mod labels {
         "handshake",
         "held_bytes",
         "held_commands",
+        "identity_messages",
         "line",
         "login",
         "login_ceiling",
@@ -376,7 +397,8 @@ impl Metrics {
         }
         for pool in &config.pools {
             self.active_pool.add(&pool.name);
-            for protocol in Protocol::RELAYS.into_iter().filter(|protocol| pool.service(*protocol).is_some()) {
+            for protocol in Protocol::RELAYS.into_iter().filter(|protocol| pool.service(*protocol).is_some())
+            {
                 self.open_relay(&pool.name, protocol.name(), false);
             }
         }

@@ -75,9 +75,12 @@ impl Current {
         self.1.store(to.map_or(NONE, |id| id.0), Ordering::Release);
     }
 
-    /// The one store of a cutover: `to` is active from here on, one epoch later.
+    /// The one store of a cutover: `to` is active from here on, one epoch later. Nothing, if it is already.
     pub fn swap(&self, to: PoolId) -> Epoch {
         let now = self.0.load_full();
+        if now.active == to {
+            return now.epoch;
+        }
         let epoch = Epoch(now.epoch.0 + 1);
         self.0.store(Arc::new(Topology { pools: now.pools.clone(), active: to, epoch }));
         epoch

@@ -35,11 +35,13 @@ pub enum Verb {
     Expn,
     /// `HELP`
     Help,
-    /// Anything else, what only a trusted proxy may say (XCLIENT, XFORWARD) included.
+    /// `XFORWARD` (Postfix), which a delivering server says to an LMTP server.
+    Xforward,
+    /// Anything else, what only a trusted proxy may say (XCLIENT) included.
     Other,
 }
 
-const VERBS: [(&str, Verb); 15] = [
+const VERBS: [(&str, Verb); 16] = [
     ("MAIL", Verb::Mail),
     ("RCPT", Verb::Rcpt),
     ("DATA", Verb::Data),
@@ -55,6 +57,7 @@ const VERBS: [(&str, Verb); 15] = [
     ("EXPN", Verb::Expn),
     ("HELP", Verb::Help),
     ("STARTTLS", Verb::Starttls),
+    ("XFORWARD", Verb::Xforward),
 ];
 
 /// A line cut into verb and arguments.

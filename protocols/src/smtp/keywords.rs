@@ -87,6 +87,8 @@ pub struct Shown<'a> {
     pub starttls: bool,
     /// The mechanisms that may be used now.
     pub mechanisms: &'a [&'a str],
+    /// The client may name its messages (`XFORWARD IDENT`).
+    pub ident: bool,
 }
 
 impl Pinned {
@@ -144,6 +146,7 @@ impl Pinned {
         if !shown.mechanisms.is_empty() {
             lines.push(format!("AUTH {}", shown.mechanisms.join(" ")));
         }
+        lines.extend(shown.ident.then(|| "XFORWARD IDENT".to_owned()));
         lines.extend(self.carried.iter().map(ToString::to_string));
         let last = lines.len() - 1;
         let line =
@@ -183,7 +186,8 @@ mod tests {
         let (old, new) =
             (keywords("CHUNKING\nBINARYMIME\nDSN\nXCLIENT NAME"), keywords("BINARYMIME\nDSN\nXCLIENT NAME"));
         let pinned = Pinned::of(&[&old, &new], 1000, false);
-        let shown = pinned.reply("mx.example.org", Shown { starttls: true, mechanisms: &["PLAIN"] });
+        let shown =
+            pinned.reply("mx.example.org", Shown { starttls: true, mechanisms: &["PLAIN"], ident: false });
         let want = "250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 DSN\r\n";
         assert_eq!(String::from_utf8(shown).unwrap(), want);
         assert!(pinned.allows(b"notify") && pinned.allows(b"X-UNKNOWN") && pinned.allows(b"SIZE"));

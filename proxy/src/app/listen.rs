@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     app::plane::Plane,
@@ -21,11 +18,14 @@ use crate::{
     session::{
         World,
         door::{self, Door},
+        rates::Rates,
     },
 };
 
 /// How exact keepalives and ceilings are.
 const SWEEP: Duration = Duration::from_millis(500);
+/// Rates are per minute: who has done nothing for so long is nobody.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// Binds every listener and serves on them, on the data plane, until `stop` says so.
 pub(super) fn open(
@@ -38,20 +38,22 @@ pub(super) fn open(
     let first = data.first();
     let _data = first.enter();
     let tls = certificates.map(bascule_certs::server_config).transpose()?;
-    let mut bound = Vec::new();
+    let (mut bound, mut doors) = (Vec::new(), Vec::new());
     for config in world.config.listeners.values() {
         let name: Arc<str> = config.name.as_str().into();
         let tls = match config.tls {
             ListenerTls::None => None,
             ListenerTls::Starttls | ListenerTls::Implicit => tls.clone(),
         };
-        let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), tls });
+        let rates = Rates::new(&config.smtp.rates);
+        let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), rates, tls });
+        doors.push(door.clone());
         for &address in &config.bind {
             bound.push((bind(address, &format!("listener.{}", config.name))?, door.clone()));
         }
     }
     first.spawn(sweep(world.clone()));
-    let permits = Arc::new(Semaphore::new(world.config.limits.connections));
+    first.spawn(forget(doors));
     for (port, door) in bound {
         let metrics = world.metrics.clone();
         let full = move || metrics.limits_hit.count("connections");
@@ -60,9 +62,18 @@ pub(super) fn open(
             let door = door.clone();
             plane.serve(tcp, move |tcp| door::serve(door, tcp, peer, permit));
         };
-        first.spawn(listener::accept(port, permits.clone(), stop.clone(), full, serve));
+        first.spawn(listener::accept(port, world.slots.clone(), stop.clone(), full, serve));
     }
     Ok(())
+}
+
+/// Drops what a listener knows of clients that are gone.
+async fn forget(doors: Vec<Arc<Door>>) {
+    let mut ticks = tokio::time::interval(FORGET);
+    loop {
+        ticks.tick().await;
+        doors.iter().for_each(|door| door.rates.forget());
+    }
 }
 
 /// Wakes sessions whose time has come, so that none of them needs a timer of its own.

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    checks::{Answer, relays},
+    checks::{Answer, keywords::listens, relays},
     config::{Config, Protocol},
     net::tls::Connectors,
     session::{World, relays::Verdict},
@@ -20,16 +20,18 @@ const REPAIR: Duration = Duration::from_secs(10);
 /// Asks until the active pool refuses strangers.
 pub(super) async fn watch(world: Arc<World>) {
     loop {
-        for (at, protocol) in listened(&world.config) {
+        let active = world.topology.load().active;
+        let mut all = listened(&world.config);
+        // Its clients wait for the answer.
+        all.sort_by_key(|(pool, _)| *pool != active);
+        for (at, protocol) in all {
             let name = &world.config.pools[usize::from(at.0)].name;
             if let Answer::Fail(why) | Answer::Unknown(why) = relays::ask(&world, at, protocol).await {
                 tracing::warn!(pool = name, protocol = protocol.name(), why, "relay self-test");
             }
         }
-        let active = world.topology.load().active;
         let verdicts = listened(&world.config).into_iter().filter(|(pool, _)| *pool == active);
-        let verdicts: Vec<_> =
-            verdicts.map(|(pool, protocol)| world.relays.of(pool, protocol)).collect();
+        let verdicts: Vec<_> = verdicts.map(|(pool, protocol)| world.relays.of(pool, protocol)).collect();
         if verdicts.contains(&Some(Verdict::Relays)) {
             tokio::time::sleep(REPAIR).await;
         } else if verdicts.contains(&Some(Verdict::Unknown)) {
@@ -54,8 +56,8 @@ pub(super) async fn would_open(config: &Config) -> Result<(), String> {
 
 /// What clients come for, on every pool.
 fn listened(config: &Config) -> Vec<(PoolId, Protocol)> {
-    let listens = |protocol: &Protocol| config.listeners.values().any(|l| l.protocol == *protocol);
-    let protocols: Vec<Protocol> = Protocol::RELAYS.into_iter().filter(listens).collect();
+    let listened = |protocol: &Protocol| listens(config, *protocol);
+    let protocols: Vec<Protocol> = Protocol::RELAYS.into_iter().filter(listened).collect();
     let pools = (0..config.pools.len()).filter_map(|at| u8::try_from(at).ok()).map(PoolId);
     pools.flat_map(|pool| protocols.iter().map(move |protocol| (pool, *protocol))).collect()
 }

@@ -10,7 +10,10 @@ use crate::{
     checks::{
         Answer,
         canary::{Canary, Entrance, once, prove},
-        mail::{self, Post, offer::{ByMail, Offer}},
+        mail::{
+            self, Post,
+            offer::{ByMail, Offer},
+        },
         reader::{ByImap, Reader, release},
         server::Reach,
         trial::Bait,
@@ -54,7 +57,8 @@ impl Canaries {
             if !takes.passed() {
                 return Err(named(takes.to_string()));
             }
-            let offer = way.open().await.map_err(|write| named(write.wanted().named(protocol.name()).to_string()))?;
+            let offer =
+                way.open().await.map_err(|write| named(write.wanted().named(protocol.name()).to_string()))?;
             mail.push((protocol, Canary::new(offer)));
         }
         let (account, kind, server) = (account.clone(), fence.kind, config.imap.server.clone());

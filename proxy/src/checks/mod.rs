@@ -18,6 +18,7 @@ mod mailbox;
 pub mod proof;
 mod queue;
 mod reader;
+pub mod relays;
 mod server;
 mod trial;
 

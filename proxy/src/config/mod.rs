@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -100,6 +101,21 @@ pub struct SmtpListener {
     pub ambiguous: Ambiguous,
     /// Printers, scanners, programs without a queue: held long, never told 421, not offered STARTTLS.
     pub devices: Vec<Network>,
+    /// `[listener.NAME.rates]`
+    pub rates: Rates,
+}
+
+/// What one client may do in a minute; `None`: as much as it likes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Connections of an address (of IPv6 a /64).
+    pub address_connections: Option<NonZeroU32>,
+    /// Messages of an address.
+    pub address_messages: Option<NonZeroU32>,
+    /// Messages of whoever is logged in.
+    pub identity_messages: Option<NonZeroU32>,
+    /// Addresses that are not counted.
+    pub exempt: Vec<Network>,
 }
 
 /// `bare_newline = "normalize" | "reject"`
@@ -356,7 +372,7 @@ pub enum Restore {
     Master(Account),
 }
 
-/// `client_address = "none" | "id" | "xclient" | "proxy-v2"`
+/// `client_address = "none" | "id" | "xclient" | "xforward" | "proxy-v2"`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
     /// Not told.
@@ -365,6 +381,9 @@ pub enum ClientAddress {
     Id,
     /// By XCLIENT. SMTP and LMTP; a server that does not offer it is not used.
     Xclient,
+    /// By XFORWARD before each message, with the message's name; for logs and filters. SMTP and LMTP; a server that does
+    /// not offer it is not used.
+    Xforward,
     /// In a PROXY header, version 2, before anything else.
     ProxyV2,
 }

@@ -61,6 +61,16 @@ pub(super) struct Listener {
     pub(super) bare_newline: Maybe<String>,
     pub(super) ambiguous: Maybe<String>,
     pub(super) devices: Maybe<Vec<Spanned<String>>>,
+    pub(super) rates: Maybe<Rates>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rates {
+    pub(super) address_connections: Maybe<u32>,
+    pub(super) address_messages: Maybe<u32>,
+    pub(super) identity_messages: Maybe<u32>,
+    pub(super) exempt: Maybe<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Deserialize)]

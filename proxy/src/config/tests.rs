@@ -116,6 +116,66 @@ fn every_key_of_the_full_configuration_arrives() {
 }
 
 #[test]
+fn every_key_of_mail_arrives() {
+    let config = load(&folder(), FULL).map_err(|error| error.render()).unwrap();
+    let mx = &config.listeners["mx"];
+    assert_eq!((mx.protocol, mx.tls), (Protocol::Smtp, ListenerTls::Starttls));
+    let smtp = &mx.smtp;
+    assert!(smtp.dial_first && smtp.devices[0].contains("10.9.1.1".parse().unwrap()));
+    assert_eq!((smtp.bare_newline, smtp.ambiguous), (BareNewline::Reject, Ambiguous::Replay));
+    let count = |rate: Option<NonZeroU32>| rate.map(u32::from);
+    assert_eq!(count(smtp.rates.address_connections), Some(60));
+    assert_eq!(count(smtp.rates.address_messages), Some(100));
+    assert_eq!(smtp.rates.exempt[0].prefix, 16);
+    assert_eq!(count(config.listeners["submissions"].smtp.rates.identity_messages), Some(30));
+    let plain = &config.listeners["lmtp"].smtp;
+    assert!(!plain.dial_first && plain.devices.is_empty() && plain.rates == Rates::default());
+    assert_eq!((plain.bare_newline, plain.ambiguous), (BareNewline::Normalize, Ambiguous::Tempfail));
+
+    let service = |at: usize, protocol| config.pools[at].service(protocol).unwrap();
+    let told = |protocol| service(0, protocol).client_address;
+    assert_eq!(told(Protocol::Smtp), ClientAddress::Xclient);
+    assert_eq!(told(Protocol::Submission), ClientAddress::ProxyV2);
+    assert_eq!(told(Protocol::Lmtp), ClientAddress::Xforward);
+    assert_eq!(service(1, Protocol::Smtp).client_address, ClientAddress::None);
+    assert_eq!(service(1, Protocol::Lmtp).server, "[fd00::5]:24");
+    let keywords = service(0, Protocol::Lmtp).keywords.as_deref().unwrap();
+    assert_eq!(keywords, ["PIPELINING", "8BITMIME", "SIZE 52428800"]);
+}
+
+#[test]
+fn mail_keys_that_would_do_nothing_are_refused() {
+    let head = "[listener.imaps]\nprotocol = \"imap\"\n";
+    for key in ["dial = \"when-needed\"", "ambiguous = \"replay\"", "rates = {}", "devices = []"] {
+        let name = key.split(' ').next().unwrap();
+        says(
+            &refused_at(key, head, &format!("{head}{key}\n")),
+            &format!("listener.imaps.{name}: it says nothing to an IMAP listener"),
+            "leave it out",
+        );
+    }
+    says(
+        &refused("address_messages    = 100", "identity_messages = 100"),
+        "listener.mx.rates.identity_messages: nobody logs in here",
+        "leave it out, or write it to a listener for submission",
+    );
+    says(
+        &refused("address_messages    = 100", "address_messages = 0"),
+        "listener.mx.rates.address_messages: zero is not allowed",
+        "leave it out for no limit",
+    );
+    says(
+        &refused_at(
+            "protocol = \"lmtp\"",
+            "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls     = { mode = \"none\" }\n",
+            "",
+        ),
+        "listener.lmtp.protocol: pool v5 has no servers for lmtp",
+        "add [pool.v5.lmtp] with `servers` and `tls`",
+    );
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let from = FULL.find("[cutover]").unwrap();
     let config = load(&folder(), &FULL[..from]).unwrap();
@@ -377,7 +437,7 @@ fn contracts_that_contradict_themselves_are_refused() {
         "pool.v5.contract.promote_reversible: a promote is undone by the pool's own fence",
         "add [pool.NAME.fence]",
     );
-    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]\n";
+    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]\n";
     says(
         &refused_at("[pool.v5]", probe, ""),
         "pool.v5: the pool has neither probe accounts nor capabilities",
@@ -441,16 +501,16 @@ fn a_queue_check_knows_what_is_local_and_an_exec_check_does_not() {
 
 #[test]
 fn proofs_by_mail_need_an_address() {
-    let lmtp = "[pool.v5.lmtp]\nservers = [\"[fd00::5]:24\"]\ntls = { mode = \"none\" }\n\n[pool.v5.imap]";
-    let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\" }]";
+    let addressed =
+        "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]";
+    let probe = addressed.replace(", address = \"one@example.org\"", "");
     says(
-        &refused_at(probe, "[pool.v5.imap]", lmtp),
-        "pool.v5.probe: `probe1` is not a mail address, and the pool has lmtp servers",
+        &refused_at(&probe, addressed, &probe),
+        "pool.v5.probe: `probe1` is not a mail address, and the pool has smtp servers",
         "add `address",
     );
-    let addressed = probe.replace(" }]", ", address = \"p@example.org\" }]");
-    let config = load(&folder(), &FULL.replace("[pool.v5.imap]", lmtp).replace(probe, &addressed)).unwrap();
-    assert_eq!(config.pools[1].probes[0].address, "p@example.org");
+    let config = load(&folder(), FULL).unwrap();
+    assert_eq!(config.pools[1].probes[0].address, "one@example.org");
     says(
         &refused("\"two@example.org\"", "\"two\""),
         "pool.v4.probe.address: `two` is not a mail address",

@@ -4,10 +4,14 @@
 //! effect.
 
 use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -24,6 +28,7 @@ use crate::{
         plan,
         types::{Outcome, Plan, Refusal, Report, Stage, Status},
     },
+    gate::Phase,
     session::World,
     topology::PoolId,
 };
@@ -48,6 +53,23 @@ pub struct Control {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a future came to, or what it said when it panicked.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+        polled.map_or_else(|panic| Poll::Ready(Err(words_of(&*panic))), |polled| polled.map(Ok))
+    })
+    .await
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let fixed = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());
+    fixed
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".into())
 }
 
 impl Control {
@@ -241,19 +263,36 @@ impl Control {
         // Before the task runs: whoever waits for the end must not take the state before the beginning for it.
         self.board.enter(&begin.0);
         let (control, task) = (self.clone(), run.clone());
+        let (mut begin, mut words) = (begin, words);
         tokio::spawn(async move {
-            control.conduct(&task, begin, words).await;
+            while let Err(what) = unless_it_panics(control.conduct(&task, begin, &mut words)).await {
+                begin = control.after_panic(&task, what).await;
+            }
             *lock(&control.running) = None;
             control.board.enter(&State::Idle);
         });
         run
     }
 
+    /// A mistake of ours must not leave a gate shut that nobody moves any more. What to go on with.
+    async fn after_panic(&self, run: &Run, what: String) -> (State, Reaction) {
+        tracing::error!(cutover = run.course.id, what, "a cutover panicked");
+        let mut before = self.board.state();
+        if let (State::Verified(terms), Phase::Deciding) = (&before, self.world.gate.phase()) {
+            // The gate's word is the first step of the decision.
+            before = State::Deciding(*terms);
+        }
+        let next = before.clone().step(Event::Panicked(format!("a mistake in bascule: {what}")));
+        self.enter(run, &before, &next.0);
+        tokio::time::sleep(self.world.config.cutover.guard_interval).await;
+        next
+    }
+
     async fn conduct(
         &self,
         run: &Run,
         (mut state, mut reaction): (State, Reaction),
-        mut words: mpsc::UnboundedReceiver<Word>,
+        words: &mut mpsc::UnboundedReceiver<Word>,
     ) {
         let mut before = State::Idle;
         loop {
@@ -268,7 +307,7 @@ impl Control {
             }
             self.enter(run, &before, &state);
             before = state.clone();
-            (state, reaction) = self.next(run, state, effects, &mut words).await;
+            (state, reaction) = self.next(run, state, effects, words).await;
         }
     }
 

@@ -159,6 +159,8 @@ pub(super) enum Twist {
     Hangs,
     /// It happens and never answers.
     HappensAndHangs,
+    /// It happens, and whoever asked panics.
+    HappensAndPanics,
 }
 
 /// Two pools outside.
@@ -258,6 +260,7 @@ impl Script {
             Some(Twist::HappensUnknown) => Answer::Unknown(format!("{name} said nothing")),
             Some(Twist::Lies) => Answer::Pass,
             Some(Twist::Hangs | Twist::HappensAndHangs) => std::future::pending().await,
+            Some(Twist::HappensAndPanics) => panic!("{name} is a mistake"),
             None => answer(&self.truth.lock().unwrap()),
         }
     }
@@ -295,7 +298,7 @@ impl Outside for Script {
     }
 
     fn close_canaries(&self) -> Asked<'_, ()> {
-        Box::pin(async {})
+        Box::pin(async { drop(self.seen("close canaries".into(), |_| true).await) })
     }
 
     fn fenced(&self, pool: PoolId) -> Asked<'_> {
@@ -312,6 +315,11 @@ impl Outside for Script {
 
     fn offers(&self, pool: PoolId) -> Asked<'_> {
         Box::pin(self.seen(format!("offers {}", named(pool)), |_| true))
+    }
+
+    fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>> {
+        let asked = self.seen(format!("relays {}", named(pool)), |_| true);
+        Box::pin(async move { vec![("smtp", asked.await)] })
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {
@@ -342,11 +350,14 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
     Arc::new(World {
         topology: Current::new(Topology { pools, active: recovered.active, epoch: recovered.epoch }),
         gate: Gate::new(recovered.epoch),
+        slots: Arc::new(tokio::sync::Semaphore::new(config.limits.connections)),
         registry: Arc::default(),
         pinned: arc_swap::ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
         relays: Default::default(),
+        names: Default::default(),
+        delivered: Arc::default(),
         connectors: crate::net::tls::Connectors::default(),
         holds: crate::session::holds::Holds::default(),
         spool: Spool::new(&config.server.state_dir, 1 << 20).unwrap(),

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{World, imap, smtp};
+use super::{World, imap, rates::Rates, smtp};
 use crate::{
     config::{Listener, ListenerTls, Protocol},
     net::{proxy_protocol, secure::Secure, stream::Leg},
@@ -21,6 +21,8 @@ pub struct Door {
     pub name: Arc<str>,
     /// The rest of the process.
     pub world: Arc<World>,
+    /// What its clients have done lately.
+    pub rates: Rates,
     /// TLS towards clients; `None` where `tls = "none"`.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }

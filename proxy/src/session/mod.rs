@@ -5,6 +5,7 @@
 pub mod door;
 pub mod holds;
 pub mod imap;
+pub mod rates;
 pub mod registry;
 pub mod relays;
 pub mod smtp;
@@ -16,6 +17,8 @@ use bascule_protocols::{
     imap::capability::{Capabilities, Pinned},
     smtp::keywords,
 };
+
+use tokio::sync::Semaphore;
 
 use crate::{
     config::{Config, Listener, Protocol},
@@ -35,6 +38,8 @@ pub struct World {
     pub topology: Current,
     /// The gate of the cohort `all`.
     pub gate: Gate,
+    /// Places for client connections.
+    pub slots: Arc<Semaphore>,
     /// All sessions.
     pub registry: Arc<registry::Registry>,
     /// What clients are shown; changes count for new connections. `None`: not learnt yet, nobody is served.
@@ -43,6 +48,10 @@ pub struct World {
     pub keywords: Keywords,
     /// Whose servers would relay for strangers.
     pub relays: relays::Relays,
+    /// What messages are called.
+    pub names: smtp::delivered::Names,
+    /// Who has which message.
+    pub delivered: Arc<smtp::delivered::Delivered>,
     /// What the servers of each pool said last after a login.
     pub said: Said,
     /// TLS towards the pools, by pool.
@@ -85,7 +94,12 @@ impl World {
                 "open_relay" => "would relay for strangers; `bascule cutover plan` and the log say more",
                 _ => "has not been tested yet",
             };
-            Some(format!("{}: {} of pool {} {why}", listener.name, listener.protocol.name(), topology.active().name))
+            Some(format!(
+                "{}: {} of pool {} {why}",
+                listener.name,
+                listener.protocol.name(),
+                topology.active().name
+            ))
         };
         self.config.listeners.values().filter_map(barred).collect()
     }
@@ -106,6 +120,14 @@ impl Said {
         }
         last.store(Arc::new(list.clone()));
         list
+    }
+}
+
+impl World {
+    /// How many of a thousand places for client connections are taken.
+    pub fn fullness(&self) -> usize {
+        let all = self.config.limits.connections.max(1);
+        all.saturating_sub(self.slots.available_permits()) * 1000 / all
     }
 }
 

@@ -143,10 +143,12 @@ impl fmt::Display for Pool {
         let Self { name, server, contract, .. } = self;
         writeln!(f, "[pool.{name}]")?;
         writeln!(f, "contract = {{ {contract} }}")?;
-        let probe = |user| {
-            let rest = format!("password_file = \"{name}.password\", address = \"{user}@example.org\"");
-            format!("{{ user = {user:?}, {rest} }}")
+        let address = |user| match self.mail.is_empty() {
+            true => String::new(),
+            false => format!(", address = \"{user}@example.org\""),
         };
+        let probe =
+            |user| format!("{{ user = {user:?}, password_file = \"{name}.password\"{} }}", address(user));
         writeln!(f, "probe = [{}, {}]", probe("probe1"), probe("probe2"))?;
         if !self.capabilities.is_empty() {
             writeln!(f, "capabilities = {:?}", self.capabilities)?;

@@ -25,6 +25,7 @@ pub(crate) type Taken<T> = io::Result<(usize, Option<T>)>;
 /// One connection.
 pub(crate) struct Link {
     io: BufReader<Box<dyn Stream>>,
+    local: SocketAddr,
     received: u64,
     transcript: Option<Vec<u8>>,
     patience: Duration,
@@ -33,7 +34,9 @@ pub(crate) struct Link {
 impl Link {
     /// In clear text.
     pub(crate) async fn plain(to: SocketAddr) -> Result<Self> {
-        Ok(Self::over(Box::new(dial(to).await?)))
+        let tcp = dial(to).await?;
+        let local = tcp.local_addr()?;
+        Ok(Self::over(Box::new(tcp), local))
     }
 
     /// TLS first.
@@ -42,12 +45,14 @@ impl Link {
         config: Arc<rustls::ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self> {
-        let stream = TlsConnector::from(config).connect(name, dial(to).await?).await?;
-        Ok(Self::over(Box::new(stream)))
+        let tcp = dial(to).await?;
+        let local = tcp.local_addr()?;
+        Ok(Self::over(Box::new(TlsConnector::from(config).connect(name, tcp).await?), local))
     }
 
-    fn over(stream: Box<dyn Stream>) -> Self {
+    fn over(stream: Box<dyn Stream>, local: SocketAddr) -> Self {
         Self {
+            local,
             io: BufReader::with_capacity(2048, stream),
             received: 0,
             transcript: None,
@@ -69,6 +74,11 @@ impl Link {
         let secure = TlsConnector::from(config).connect(name, plain).await?;
         self.io = BufReader::with_capacity(2048, Box::new(secure));
         Ok(())
+    }
+
+    /// Where it comes from.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
     }
 
     /// Keeps every byte from now on.
@@ -108,7 +118,7 @@ impl Link {
 
     /// Feeds what arrives to `take`, which tells how much of it it took and what that completed.
     pub(crate) async fn next<T>(&mut self, mut take: impl FnMut(&[u8]) -> Taken<T>) -> Result<T> {
-        let Self { io, received, transcript, patience } = self;
+        let Self { io, received, transcript, patience, .. } = self;
         let read = async {
             loop {
                 let chunk = io.fill_buf().await?;

@@ -3,9 +3,11 @@
 //! Rule: nothing is sent that was not announced to the oracle, but by [`Client::write`], whose bytes are the test's own
 //! affair: say with [`Client::announce`] which of them are to be answered.
 
-use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 
 use super::{Dialect, Oracle, Reply, Stage, reply::Partial, stuffed};
 use crate::{
@@ -76,8 +78,7 @@ impl Client {
                 let mut client = Self::greeted(Link::plain(to).await?, dialect, Stage::Plain).await?;
                 client.hello().await?.ok()?;
                 client.command("STARTTLS").await?.ok()?;
-                client.link.secure(config, name).await?;
-                client.oracle.secured();
+                client.secure(config, name).await?;
                 Ok(client)
             }
         }
@@ -106,6 +107,13 @@ impl Client {
         Err(Error::Closed(Some(format!("{} {}", greeting.code, greeting.text()))))
     }
 
+    /// TLS from here on, after a STARTTLS that was answered.
+    pub async fn secure(&mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<()> {
+        self.link.secure(config, name).await?;
+        self.oracle.secured();
+        Ok(())
+    }
+
     /// The name that EHLO gives; `client.test` if none was set.
     pub fn set_name(&mut self, name: &str) {
         self.name = name.into();
@@ -119,6 +127,11 @@ impl Client {
     /// What was kept.
     pub fn transcript(&self) -> &[u8] {
         self.link.transcript()
+    }
+
+    /// The address that the server sees.
+    pub fn local(&self) -> SocketAddr {
+        self.link.local()
     }
 
     /// How many bytes have arrived, TLS taken off.

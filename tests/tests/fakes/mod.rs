@@ -5,10 +5,12 @@
 mod abort;
 mod different;
 mod hold;
+mod hooks;
 mod idle;
 mod load;
 mod operator;
 mod prewarm;
 mod rig;
 mod shared;
+mod smtp;
 mod stream;

@@ -1,14 +1,9 @@
-//! Two fake platforms with a proxy in front of them, and hooks that a test can stop, refuse or make lie.
+//! Two fake platforms with a proxy in front of them, and hooks that a test has in its hands.
 //!
 //! Rule: a test waits for what it is about (a hook that is reached, a status, an answer); what it sets up here is
 //! in effect when the call returns.
 
-use std::{
-    collections::HashMap,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
@@ -16,17 +11,16 @@ use bascule_tests::{
     fake::{
         Attendance, Options, Platform, Replication, Stall, Store,
         control::{Pair, services},
+        smtp::{self, Trust},
     },
     ledger::{Fate, Ledger},
     process,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
-    task::JoinHandle,
-};
+use tokio::{net::UnixListener, task::JoinHandle};
+
+use super::hooks::{Hooks, serve};
 
 pub(super) const PASSWORD: &str = "secret";
 /// Messages in everybody's INBOX.
@@ -45,6 +39,9 @@ pub(super) struct Plan {
     barrier: &'static str,
     cutover: &'static str,
     limits: &'static str,
+    budget: Option<&'static str>,
+    ceiling: &'static str,
+    mail: Option<(&'static str, &'static str)>,
     lag: Duration,
     change: [fn(&mut Options); 2],
     prepare: fn(&Store, &Store),
@@ -60,94 +57,6 @@ pub(super) struct Rig {
     _folder: TempDir,
 }
 
-/// What hooks do other than what they are for.
-#[derive(Default)]
-pub(super) struct Hooks(Mutex<HashMap<String, Script>>);
-
-#[derive(Clone)]
-enum Script {
-    Stall(Stall),
-    Refuse,
-    Pretend,
-}
-
-impl Hooks {
-    /// The hook waits when it is called; it goes on as the script says by then.
-    pub(super) fn stall(&self, order: &str) -> Stall {
-        let stall = Stall::default();
-        self.set(order, Some(Script::Stall(stall.clone())));
-        stall
-    }
-
-    /// The hook says no.
-    pub(super) fn refuse(&self, order: &str) {
-        self.set(order, Some(Script::Refuse));
-    }
-
-    /// The hook says that it is done and does nothing.
-    pub(super) fn pretend(&self, order: &str) {
-        self.set(order, Some(Script::Pretend));
-    }
-
-    /// The hook does what it is for.
-    pub(super) fn mend(&self, order: &str) {
-        self.set(order, None);
-    }
-
-    fn set(&self, order: &str, script: Option<Script>) {
-        let mut scripts = self.0.lock().unwrap();
-        match script {
-            Some(script) => scripts.insert(order.into(), script),
-            None => scripts.remove(order),
-        };
-    }
-
-    fn script(&self, order: &str) -> Option<Script> {
-        self.0.lock().unwrap().get(order).cloned()
-    }
-
-    /// A stall is over: it counts once.
-    fn passed(&self, order: &str) {
-        let mut scripts = self.0.lock().unwrap();
-        if matches!(scripts.get(order), Some(Script::Stall(_))) {
-            scripts.remove(order);
-        }
-    }
-
-    async fn run(&self, pair: &Pair, order: &str) -> (u8, String) {
-        loop {
-            match self.script(order) {
-                Some(Script::Stall(stall)) => {
-                    stall.wait().await;
-                    self.passed(order);
-                }
-                Some(Script::Refuse) => return (2, "refused by the test".into()),
-                Some(Script::Pretend) => return (0, "done".into()),
-                None => {
-                    let reply = pair.obey(order).await;
-                    return (reply.code, reply.text);
-                }
-            }
-        }
-    }
-
-    async fn answer(&self, pair: &Pair, stream: UnixStream) {
-        let mut stream = BufReader::new(stream);
-        let mut order = String::new();
-        if stream.read_line(&mut order).await.is_err() {
-            return;
-        }
-        let mut nothing = [0];
-        // A hook that was killed does not go on with its work.
-        let (code, text) = tokio::select! {
-            said = self.run(pair, order.trim()) => said,
-            _ = stream.read(&mut nothing) => return,
-        };
-        // Whoever asked may be gone.
-        let _ = stream.write_all(format!("{code} {text}\n").as_bytes()).await;
-    }
-}
-
 impl Plan {
     /// Two stores with replication both ways, read-only fences.
     pub(super) fn replicated() -> Self {
@@ -158,6 +67,9 @@ impl Plan {
             barrier: "30s",
             cutover: "",
             limits: "",
+            budget: None,
+            ceiling: "90s",
+            mail: None,
             lag: Duration::ZERO,
             change: [|_| {}, |_| {}],
             prepare: |_, _| {},
@@ -192,6 +104,19 @@ impl Plan {
     /// Lines of `[limits]`.
     pub(super) fn limits(self, limits: &'static str) -> Self {
         Self { limits, ..self }
+    }
+
+    /// How long commands and logins may wait, which is more than a hold of a second.
+    pub(super) fn ceiling(self, ceiling: &'static str) -> Self {
+        let budget = "max_hold = \"1s\"\ndrain = \"100ms\"\nfence = \"200ms\"\nbarrier = \"300ms\"\n\
+                      decide = \"100ms\"\nabort_reserve = \"300ms\"\n";
+        Self { ceiling, budget: Some(budget), ..self }
+    }
+
+    /// Mail passes too. Platforms learn who sends it in this way (`none`, `xclient`, `proxy-v2`); these lines stand in
+    /// its listeners.
+    pub(super) fn mail(self, client_address: &'static str, lines: &'static str) -> Self {
+        Self { mail: Some((client_address, lines)), ..self }
     }
 
     /// How late replication is.
@@ -246,6 +171,11 @@ impl Plan {
             transcripts: true,
             standby,
             attendance: attendance.at(name),
+            smtp: self.mail.map(|(address, _)| smtp::Options {
+                xclient: if address == "xclient" { Trust::Honoured } else { Trust::Off },
+                proxy_v2: address == "proxy-v2",
+                ..smtp::Options::default()
+            }),
             ..Options::default()
         };
         let mut options = [options("old", here, false), options("new", there, !self.shared)];
@@ -295,18 +225,28 @@ impl Plan {
         };
         let checks = if self.shared { String::new() } else { check("old", "new") + &check("new", "old") };
         // A hold as long as may be: eight tests on two cores are slow, and what a test stops must not expire.
-        let budget = if self.brief {
-            "max_hold = \"8s\"\nfence = \"2s\"\nabort_reserve = \"2s\"\n"
-        } else {
-            "max_hold = \"60s\"\ndrain = \"8s\"\nfence = \"8s\"\ndecide = \"4s\"\nabort_reserve = \"10s\"\n"
+        let budget = match (self.budget, self.brief) {
+            (Some(budget), _) => budget.to_owned(),
+            (None, true) => {
+                format!(
+                    "max_hold = \"8s\"\nfence = \"2s\"\nabort_reserve = \"2s\"\nbarrier = {:?}\n",
+                    self.barrier
+                )
+            }
+            (None, false) => format!(
+                "max_hold = \"60s\"\ndrain = \"8s\"\nfence = \"8s\"\ndecide = \"4s\"\nabort_reserve = \"10s\"\nbarrier = {:?}\n",
+                self.barrier
+            ),
         };
         Setup {
             pools: vec![pool("old"), pool("new")],
-            cutover: format!("{budget}soak = \"100ms\"\nbarrier = {:?}\n{}", self.barrier, self.cutover),
+            mail: self.mail.unwrap_or_default().1.into(),
+            cutover: format!("{budget}soak = \"100ms\"\n{}", self.cutover),
             // No keepalive comes between what a test counts.
             tables: format!(
-                "{checks}[limits]\nlogin_ceiling = \"90s\"\ncommand_ceiling = \"90s\"\nkeepalive = \"60s\"\n{}",
-                self.limits
+                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\nkeepalive = \"60s\"\n{}",
+                self.limits,
+                ceiling = self.ceiling,
             ),
             ..Setup::default()
         }
@@ -335,13 +275,6 @@ impl Running {
 fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
     let options = platform.options();
     options.smtp.iter().flat_map(|mail| services(mail, declared, |door| platform.door(door))).collect()
-}
-
-async fn serve(hooks: Arc<Hooks>, pair: Arc<Pair>, listener: UnixListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let (hooks, pair) = (hooks.clone(), pair.clone());
-        tokio::spawn(async move { hooks.answer(&pair, stream).await });
-    }
 }
 
 impl Rig {

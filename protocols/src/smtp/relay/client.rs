@@ -107,10 +107,11 @@ impl Relay {
             Verb::Quit => Verdict::Own(Own::Quit),
             Verb::Starttls => self.on_starttls(command.arguments),
             Verb::Auth => self.on_auth(command.arguments),
+            Verb::Xforward if self.role == Role::Lmtp => self.on_forward(command.arguments),
             Verb::Vrfy => say("252 2.5.1 Send some mail, and see"),
             Verb::Help => say("214 2.0.0 RFC 5321"),
             Verb::Expn => say("502 5.5.1 Not available"),
-            Verb::Other => self.unknown(),
+            Verb::Xforward | Verb::Other => self.unknown(),
         }
     }
 
@@ -152,6 +153,22 @@ impl Relay {
             () if self.role == Role::Submission => say("530 5.7.0 Begin TLS first"),
             () => say("502 5.5.1 Not available"),
         }
+    }
+
+    /// A mail server names the message (Postfix XFORWARD_README); of what it may say only that is of use here.
+    fn on_forward(&mut self, arguments: &[u8]) -> Verdict<'static> {
+        let attributes = arguments.split(|b| *b == b' ').filter(|word| !word.is_empty());
+        if self.transaction.is_some() {
+            return say("503 5.5.1 Not in a transaction");
+        }
+        for attribute in attributes {
+            let Some(at) = memchr::memchr(b'=', attribute) else { return say(SYNTAX) };
+            if attribute[..at].eq_ignore_ascii_case(b"IDENT") {
+                let ident = std::str::from_utf8(&attribute[at + 1..]).ok();
+                self.ident = ident.filter(|ident| *ident != "[UNAVAILABLE]").map(Into::into);
+            }
+        }
+        say("250 2.0.0 Ok")
     }
 
     fn on_mail(&mut self, arguments: &[u8], line: &[u8], pinned: &Pinned) -> Verdict<'static> {
@@ -235,7 +252,7 @@ impl Relay {
 
     /// `command` goes to the backend from now on.
     pub fn commit(&mut self, command: Command) {
-        let line = |bytes| Line { bytes, given: None };
+        let line = |bytes| Line { bytes, given: None, delivered: false };
         let what = match command {
             Command::Mail(bytes) => {
                 self.transaction = Some(Transaction {
@@ -245,6 +262,7 @@ impl Relay {
                     poisoned: false,
                     committed: false,
                     answered: 0,
+                    ident: self.ident.take(),
                 });
                 What::Mail
             }

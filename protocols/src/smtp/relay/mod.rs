@@ -9,6 +9,7 @@
 //! whatever the proxy answers itself waits until `flight` is empty.
 
 mod client;
+mod recipients;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -104,8 +105,12 @@ pub enum Verdict<'a> {
 /// What becomes of a reply of the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
+    /// So many recipients before this one have the message already: each is told [`DELIVERED`] first.
+    pub before: usize,
     /// What the client is told.
     pub client: Told,
+    /// So many after it, which end the message.
+    pub after: usize,
     /// What follows.
     pub then: Then,
 }
@@ -152,6 +157,8 @@ pub const POISONED: &[u8] =
     b"451 4.3.2 The servers have changed meanwhile, please send this message again\r\n";
 /// How a message is answered whose outcome nobody knows (RFC 5321 §3.8: the client takes it as not accepted).
 pub const AMBIGUOUS: &[u8] = b"451 4.3.0 The outcome is not known, please send this message again\r\n";
+/// LMTP: how a recipient is answered who has this very message already.
+pub const DELIVERED: &[u8] = b"250 2.1.5 Delivered before; this copy was dropped\r\n";
 
 /// A command in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +170,8 @@ struct Awaited {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum What {
+    /// XFORWARD, which the client knows nothing of.
+    Forward,
     Mail,
     Rcpt(usize),
     Data,
@@ -183,6 +192,8 @@ struct Line {
     bytes: Box<[u8]>,
     /// What it was answered.
     given: Option<Class>,
+    /// LMTP: the recipient has this message already, and is not named to a backend.
+    delivered: bool,
 }
 
 /// How the content is sent.
@@ -206,6 +217,8 @@ struct Transaction {
     committed: bool,
     /// LMTP: how many of the message's replies the client has.
     answered: usize,
+    /// Its name where it came from (XFORWARD IDENT).
+    ident: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -246,6 +259,8 @@ pub struct Relay {
     starttls: bool,
     authenticated: bool,
     nonsense: u32,
+    /// For the next message.
+    ident: Option<Box<str>>,
 }
 
 impl Relay {
@@ -264,6 +279,7 @@ impl Relay {
             starttls,
             authenticated: false,
             nonsense: 0,
+            ident: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Rule: a reply that the client has heard is compared by its class and swallowed; a worse one withdraws the promise.
 
-use super::{Awaited, GoOn, Mode, Outcome, POISONED, Reading, Relay, Role, Then, Told, What};
+use super::{Awaited, GoOn, Mode, Outcome, POISONED, Reading, Relay, Role, Then, Told, Transaction, What};
 use crate::smtp::reply::{Class, Reply};
 
 /// The commit byte of a message that went by DATA.
@@ -19,6 +19,8 @@ impl Relay {
         let Some(awaited) = self.flight.pop_front() else { return lost("a reply that nobody asked for") };
         let class = reply.class();
         match awaited.what {
+            What::Forward if class == Class::Done => tell(Told::Nothing),
+            What::Forward => lost("XFORWARD was refused"),
             What::Mail => self.on_mail_reply(awaited.given, class),
             What::Rcpt(at) => self.on_rcpt_reply(at, awaited.given, class),
             What::Data => self.on_data_reply(awaited.given, class),
@@ -62,11 +64,11 @@ impl Relay {
         match (given, class) {
             (None, Class::Go) => {
                 self.begin_content();
-                Outcome { client: Told::Reply, then: Then::Stream }
+                Outcome { then: Then::Stream, ..tell(Told::Reply) }
             }
             (Some(_), Class::Go) => {
                 self.again = false;
-                Outcome { client: Told::Nothing, then: Then::Stream }
+                Outcome { then: Then::Stream, ..tell(Told::Nothing) }
             }
             (Some(_), _) => self.compare(false),
             (None, _) => {
@@ -80,7 +82,7 @@ impl Relay {
         self.again &= class != Class::Done;
         match (given, class, last) {
             (Some(_), Class::Done, true) | (None, Class::Done, true) => {
-                Outcome { client: Told::Nothing, then: Then::Whole }
+                Outcome { then: Then::Whole, ..tell(Told::Nothing) }
             }
             (Some(_), Class::Done, false) => tell(Told::Nothing),
             (Some(_), _, _) => self.compare(false),
@@ -97,21 +99,21 @@ impl Relay {
                     self.reading = Reading::RefusingChunk(chunk);
                 }
                 self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
-                Outcome { client: Told::Reply, then: Then::Ended }
+                Outcome { then: Then::Ended, ..tell(Told::Reply) }
             }
         }
     }
 
     fn on_end_reply(&mut self, left: usize) -> Outcome {
-        if let Some(transaction) = &mut self.transaction {
-            transaction.answered += 1;
-        }
+        let lmtp = self.role == Role::Lmtp;
+        let before = self.transaction.as_mut().filter(|_| lmtp).map_or(0, Transaction::answer_next);
         if left > 1 {
             self.flight.push_front(Awaited { what: What::End { left: left - 1 }, given: None });
-            return tell(Told::Reply);
+            return Outcome { before, ..tell(Told::Reply) };
         }
+        let after = if lmtp { self.replies_owed() } else { 0 };
         self.over();
-        Outcome { client: Told::Reply, then: Then::Ended }
+        Outcome { before, client: Told::Reply, then: Then::Ended, after }
     }
 
     /// Whether a failed chunk asks for a RSET to the backend: [`Self::reply`] has put it in flight.
@@ -126,9 +128,7 @@ impl Relay {
     pub fn end(&mut self) -> &'static [u8] {
         let Some(transaction) = &mut self.transaction else { return b"" };
         transaction.committed = true;
-        let accepted = transaction.rcpts.iter().filter(|r| r.given == Some(Class::Done)).count();
-        let left =
-            if self.role == Role::Lmtp { accepted.saturating_sub(transaction.answered).max(1) } else { 1 };
+        let left = if self.role == Role::Lmtp { transaction.undelivered().count().max(1) } else { 1 };
         let by_data = transaction.mode == Mode::Data;
         self.flight.push_back(Awaited { what: What::End { left }, given: None });
         if by_data { DOT } else { LAST }
@@ -160,8 +160,7 @@ impl Relay {
     /// How many replies the client still waits for at the end of its message.
     pub fn replies_owed(&self) -> usize {
         let Some(transaction) = &self.transaction else { return 0 };
-        let accepted = transaction.rcpts.iter().filter(|r| r.given == Some(Class::Done)).count();
-        if self.role == Role::Lmtp { accepted.saturating_sub(transaction.answered) } else { 1 }
+        if self.role == Role::Lmtp { transaction.unanswered().count() } else { 1 }
     }
 
     /// The message is committed again elsewhere (`ambiguous = "replay"`): recipients that were answered are final.
@@ -170,7 +169,7 @@ impl Relay {
         transaction.committed = false;
         let mut answered = std::mem::take(&mut transaction.answered);
         transaction.rcpts.retain(|rcpt| {
-            let final_one = rcpt.given == Some(Class::Done) && answered > 0;
+            let final_one = rcpt.is_accepted() && answered > 0;
             answered -= usize::from(final_one);
             !final_one
         });
@@ -183,7 +182,7 @@ impl Relay {
         let mut out = transaction.mail.bytes.to_vec();
         self.flight.push_back(Awaited { what: What::Mail, given: transaction.mail.given });
         for (at, rcpt) in transaction.rcpts.iter().enumerate() {
-            if matches!(rcpt.given, None | Some(Class::Done)) {
+            if matches!(rcpt.given, None | Some(Class::Done)) && !rcpt.delivered {
                 out.extend_from_slice(&rcpt.bytes);
                 self.flight.push_back(Awaited { what: What::Rcpt(at), given: rcpt.given });
             }
@@ -211,7 +210,12 @@ impl Relay {
         let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
         let (what, given, send, stream) = match (transaction.mode, &self.reading) {
             (Mode::None, Reading::Asked) => (What::Data, None, b"DATA\r\n".to_vec(), false),
-            (Mode::None | Mode::Chunks(0), _) => return None,
+            // Nothing is left of an empty message but its commit.
+            (Mode::Chunks(0), Reading::Over) => {
+                return Some(GoOn { stream: true, ..GoOn::default() });
+            }
+            (Mode::None, _) => return None,
+            (Mode::Chunks(0), _) if !chunk_unanswered => return None,
             (Mode::Data, _) => (What::Data, Some(Class::Go), b"DATA\r\n".to_vec(), false),
             (Mode::Chunks(size), _) => {
                 let given = (!chunk_unanswered).then_some(Class::Done);
@@ -240,9 +244,9 @@ impl Relay {
 }
 
 fn tell(client: Told) -> Outcome {
-    Outcome { client, then: Then::Nothing }
+    Outcome { before: 0, client, then: Then::Nothing, after: 0 }
 }
 
 fn lost(why: &'static str) -> Outcome {
-    Outcome { client: Told::Nothing, then: Then::Lost(why) }
+    Outcome { then: Then::Lost(why), ..tell(Told::Nothing) }
 }

@@ -1,6 +1,6 @@
 //! Whole dialogues, with backends that die or differ. Each line of a script is one event:
 //! `C:` the client sends, `B:` a backend is sent, `S:` it replies, `P:` the client hears, `lost` the backend dies,
-//! `new` another one is there, `commit` the gate lets the message go.
+//! `new` another one is there, `delivered` recipients that have the message already, `commit` the gate lets it go.
 
 use super::*;
 use crate::smtp::{
@@ -89,11 +89,13 @@ impl Driver {
         assert_eq!(n, input.len());
         let reply: Reply = reply.unwrap().unwrap();
         let outcome = self.relay.reply(&reply);
+        self.client.extend(DELIVERED.repeat(outcome.before));
         match outcome.client {
             Told::Reply => self.client.extend(&reply.bytes),
             Told::Withdrawn => self.client.extend_from_slice(POISONED),
             Told::Nothing => {}
         }
+        self.client.extend(DELIVERED.repeat(outcome.after));
         match outcome.then {
             Then::Stream if outcome.client == Told::Nothing => self.backend.extend(&self.kept),
             Then::Whole => self.waits = self.relay.waits_to_commit(),
@@ -144,6 +146,10 @@ impl Driver {
                     let envelope = self.relay.replay();
                     self.backend.extend(envelope);
                     self.go_on();
+                }
+                "delivered" => {
+                    let places: Vec<usize> = text.split(' ').map(|place| place.parse().unwrap()).collect();
+                    self.relay.delivered_before(&places);
                 }
                 "commit" => {
                     assert!(
@@ -461,6 +467,52 @@ fn lmtp_has_a_reply_for_each_recipient() {
         .concat(),
     );
     assert!(!driver.relay.in_transaction());
+}
+
+#[test]
+fn who_has_the_message_is_answered_in_his_place_and_not_sent_it_again() {
+    const BEFORE: &str = "250 2.1.5 Delivered before; this copy was dropped|";
+    let script = "C: XFORWARD IDENT=4bX|
+        P: 250 2.0.0 Ok|
+        C: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<c>|RCPT TO:<d>|RCPT TO:<e>|
+        B: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<c>|RCPT TO:<d>|RCPT TO:<e>|
+        S: 250 a|
+        S: 250 b|
+        S: 550 c|
+        S: 250 d|
+        S: 250 e|
+        P: 250 a|250 b|550 c|250 d|250 e|
+        C: DATA|
+        B: DATA|
+        S: 354 go|
+        P: 354 go|
+        C: text|.|
+        B: text|
+        delivered: 0 3
+        lost
+        new
+        B: MAIL FROM:<a>|RCPT TO:<d>|
+        S: 250 a|
+        S: 250 d|
+        B: DATA|
+        S: 354 go|
+        B: text|
+        commit
+        B: .|
+        S: 250 delivered to d|
+        ";
+    let driver = play(Role::Lmtp, &format!("{script}P: {BEFORE}250 delivered to d|{BEFORE}"));
+    assert!(!driver.relay.in_transaction());
+    assert_eq!(driver.relay.ident(), None, "the next message has a name of its own");
+}
+
+#[test]
+fn only_lmtp_is_told_what_a_message_is_called() {
+    play(Role::Relay, "C: XFORWARD IDENT=4bX|\nP: 500 5.5.2 Unknown command|");
+    let script = "C: XFORWARD IDENT|\nP: 501 5.5.4 Syntax error in the arguments|\nC: XFORWARD IDENT=[UNAVAILABLE]|\nP: 250 2.0.0 Ok|";
+    assert_eq!(play(Role::Lmtp, script).relay.ident(), None);
+    let named = play(Role::Lmtp, "C: XFORWARD NAME=x IDENT=4bX|\nP: 250 2.0.0 Ok|");
+    assert_eq!(named.relay.ident(), Some(("4bX", &b""[..])));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::net::stream::Leg;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Lost {
+pub(in crate::checks) enum Lost {
     /// The connection ended.
     #[error("the connection ended instead of an answer")]
     Ended,
@@ -29,7 +29,7 @@ pub(super) enum Lost {
 
 /// What a command that must be refused or must succeed came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum No {
+pub(in crate::checks) enum No {
     /// 4yz or 5yz.
     Said(Reply),
     /// Nobody knows.
@@ -38,7 +38,7 @@ pub(super) enum No {
 
 /// One connection, introduced.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(in crate::checks) struct Line {
     leg: Leg,
     replies: Replies,
     limit: Duration,
@@ -46,12 +46,12 @@ pub(super) struct Line {
 
 impl Line {
     /// Each command may take `limit`.
-    pub(super) fn new(leg: Leg, limit: Duration) -> Self {
+    pub(in crate::checks) fn new(leg: Leg, limit: Duration) -> Self {
         Self { leg, replies: Replies::default(), limit }
     }
 
     /// Says a command and wants 2yz, or 3yz to DATA.
-    pub(super) async fn expect(&mut self, command: &str) -> Result<(), No> {
+    pub(in crate::checks) async fn expect(&mut self, command: &str) -> Result<(), No> {
         let reply = self.ask(command).await.map_err(No::Lost)?;
         match reply.class() {
             Class::Done | Class::Go => Ok(()),
@@ -60,7 +60,7 @@ impl Line {
     }
 
     /// Gives the message that the server asked for, with its final dot, and wants the reply to it.
-    pub(super) async fn give(&mut self, message: &str) -> Result<(), No> {
+    pub(in crate::checks) async fn give(&mut self, message: &str) -> Result<(), No> {
         self.expect(&format!("{message}.")).await
     }
 
@@ -94,7 +94,7 @@ impl Line {
 
     /// Whether the server ends the connection within `wait`, with nothing sent by us. What it says until then (421) is
     /// read and dropped; a reset is not an end, for anything on the way could have made it.
-    pub(super) async fn ended(&mut self, wait: Duration) -> bool {
+    pub(in crate::checks) async fn ended(&mut self, wait: Duration) -> bool {
         let end = async {
             loop {
                 match self.leg.fill_buf().await {
@@ -110,11 +110,9 @@ impl Line {
         timeout(wait, end).await.unwrap_or(false)
     }
 
-    /// QUIT, and waits until the server has closed.
-    pub(super) async fn quit(mut self) {
-        let limit = self.limit;
-        if self.ask("QUIT").await.is_ok() {
-            self.ended(limit).await;
-        }
+    /// QUIT, and waits for its answer: nothing of a connection for mail stands behind it.
+    pub(in crate::checks) async fn quit(mut self) {
+        // Who does not answer it is left all the same.
+        let _ = self.ask("QUIT").await;
     }
 }

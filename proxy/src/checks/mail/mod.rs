@@ -6,9 +6,8 @@
 
 #[cfg(test)]
 pub(super) mod fake;
-mod line;
+pub(super) mod line;
 pub(super) mod offer;
-pub(super) mod relay;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -58,9 +57,15 @@ impl<'a> Post<'a> {
     }
 
     /// A connection as `client`, logged in as `account` where that is given.
-    async fn open(&self, client: Ipv4Addr, hello: &str, account: Option<&Account>) -> Result<Line, OpenError> {
+    pub(super) async fn open(
+        &self,
+        client: Ipv4Addr,
+        hello: &str,
+        account: Option<&Account>,
+    ) -> Result<Line, OpenError> {
         let unusable = || OpenError::Unavailable("the account's name or password cannot be said".to_owned());
-        let own = |account: &Account| Credentials::own(&account.user, &account.password.0).ok_or_else(unusable);
+        let own =
+            |account: &Account| Credentials::own(&account.user, &account.password.0).ok_or_else(unusable);
         let lmtp = self.protocol == Protocol::Lmtp;
         let whom = Whom {
             protocol: self.protocol,
@@ -70,7 +75,8 @@ impl<'a> Post<'a> {
             local: None,
             credentials: account.map(own).transpose()?,
         };
-        let Opened { leg, .. } = Way { service: &self.service, connector: self.connector }.open(&whom).await?;
+        let Opened { leg, .. } =
+            Way { service: &self.service, connector: self.connector }.open(&whom).await?;
         Ok(Line::new(leg, PATIENCE))
     }
 

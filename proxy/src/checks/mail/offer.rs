@@ -74,7 +74,8 @@ impl ByMail<'_> {
 
     /// Finds a message that was delivered, and takes it and its like away.
     async fn find<D: Dial>(&self, mailboxes: &D, id: &str) -> Result<(), Write> {
-        let unseen = |why: String| Write::Unclear(format!("a message that LMTP delivered is not seen: {why}"));
+        let unseen =
+            |why: String| Write::Unclear(format!("a message that LMTP delivered is not seen: {why}"));
         let mut mailbox = enter(mailboxes, &self.account).await.map_err(|why| unseen(why.to_string()))?;
         let found = async {
             for _ in 0..LOOKS {
@@ -94,7 +95,6 @@ impl ByMail<'_> {
             Err(failure) => Err(unseen(failure.to_string())),
         }
     }
-
 }
 
 /// Takes away what an offer left that was to be refused, as far as that is possible.
@@ -162,12 +162,10 @@ impl Tried for Offer {
             self.line.expect("DATA").await.map_err(|no| ("DATA", no))
         };
         match offered.await {
-            Ok(()) if self.protocol == Protocol::Lmtp => {
-                match self.line.give(&message(&self.id())).await {
-                    Ok(()) => (Write::Done("the final dot"), Some(self)),
-                    Err(no) => self.refused("the final dot", no).await,
-                }
-            }
+            Ok(()) if self.protocol == Protocol::Lmtp => match self.line.give(&message(&self.id())).await {
+                Ok(()) => (Write::Done("the final dot"), Some(self)),
+                Err(no) => self.refused("the final dot", no).await,
+            },
             // It ends here, in the middle of what would be a message.
             Ok(()) => (Write::Done("DATA"), None),
             Err((what, no)) => self.refused(what, no).await,
@@ -255,4 +253,156 @@ fn message(id: &str) -> String {
         "From: bascule <bascule@localhost>\r\nSubject: bascule canary\r\nMessage-ID: <{id}>\r\n\r\n\
          Delivered to see whether mail is taken. It may be deleted.\r\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checks::{
+            canary::{Canary, once, prove},
+            fake::{Fake as Mailboxes, Habit, account},
+            mail::fake::Fake,
+        },
+        config::FenceKind,
+    };
+
+    fn way(fake: &Fake, protocol: Protocol) -> ByMail<'static> {
+        ByMail { post: fake.post(protocol), account: account("probe1") }
+    }
+
+    async fn canary(way: &ByMail<'_>) -> Canary<Offer> {
+        Canary::new(way.open().await.unwrap())
+    }
+
+    const ALL: [Protocol; 3] = [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+
+    #[tokio::test]
+    async fn a_fence_refuses_at_any_command_by_every_protocol() {
+        for protocol in ALL {
+            for (command, reply) in [
+                ("MAIL", "451 4.3.2 not now"),
+                ("RCPT", "450 4.7.1 moving"),
+                ("DATA", "554 5.3.2 read-only"),
+                ("MAIL", "421 4.3.2 closing"),
+            ] {
+                let fake = Fake::start().await;
+                let way = way(&fake, protocol);
+                let mut canary = canary(&way).await;
+                fake.says(command, reply);
+                assert_eq!(
+                    prove(&mut canary, FenceKind::Refuse, &way).await,
+                    Answer::Pass,
+                    "{protocol:?} {reply}"
+                );
+                assert_eq!(once(&mut canary, FenceKind::Refuse, &way, Duration::ZERO).await, Answer::Pass);
+                assert!(fake.taken().is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_into_a_queue_is_never_given_a_message() {
+        for protocol in [Protocol::Smtp, Protocol::Submission] {
+            let fake = Fake::start().await;
+            let way = way(&fake, protocol);
+            let mut canary = canary(&way).await;
+            let answer = prove(&mut canary, FenceKind::Refuse, &way).await;
+            assert_eq!(
+                answer,
+                Answer::Fail("the session opened before the fence: DATA was answered OK".into())
+            );
+            assert!(fake.taken().is_empty() && fake.heard().contains(&"DATA".into()), "{protocol:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_lmtp_only_the_final_dot_shows_a_store_that_refuses() {
+        let fake = Fake::start().await;
+        let way = way(&fake, Protocol::Lmtp);
+        let mut canary = canary(&way).await;
+        fake.says(".", "451 4.2.0 the store is read-only");
+        assert_eq!(prove(&mut canary, FenceKind::Refuse, &way).await, Answer::Pass);
+        assert!(fake.taken().is_empty());
+        fake.mends();
+        assert!(matches!(prove(&mut canary, FenceKind::Refuse, &way).await, Answer::Fail(_)));
+        assert!(fake.taken().iter().all(|message| message.contains(MARK)) && !fake.taken().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_is_only_for_those_who_come_is_caught() {
+        let fake = Fake::start().await;
+        let way = way(&fake, Protocol::Smtp);
+        let mut canary = canary(&way).await;
+        fake.says("EHLO", "554 5.3.2 moved");
+        let Answer::Fail(saw) = prove(&mut canary, FenceKind::Refuse, &way).await else { panic!() };
+        assert!(saw.contains("opened before the fence"), "{saw}");
+    }
+
+    #[tokio::test]
+    async fn refusals_for_other_reasons_are_unknown() {
+        for (command, reply) in [
+            ("RCPT", "550 5.1.1 no such user"),
+            ("RCPT", "452 4.2.2 mailbox full"),
+            ("MAIL", "552 too much"),
+            ("MAIL", ""),
+        ] {
+            let fake = Fake::start().await;
+            let way = way(&fake, Protocol::Smtp);
+            let mut canary = canary(&way).await;
+            fake.says(command, reply);
+            let answer = prove(&mut canary, FenceKind::Refuse, &way).await;
+            assert!(matches!(answer, Answer::Unknown(_)), "{reply}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stopped_service_is_proved_by_its_end_and_refused_dials() {
+        for protocol in ALL {
+            let fake = Fake::start().await;
+            let way = way(&fake, protocol);
+            let mut canary = canary(&way).await;
+            assert!(matches!(prove(&mut canary, FenceKind::Stop, &way).await, Answer::Fail(_)));
+            let mut canary = Canary::new(way.open().await.unwrap());
+            fake.stop().await;
+            assert_eq!(prove(&mut canary, FenceKind::Stop, &way).await, Answer::Pass);
+            assert_eq!(way.afresh().await, Answer::Pass, "refused dials are a refusal as well");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_takes_mail_where_every_command_up_to_the_recipient_succeeds() {
+        let mailboxes = Mailboxes::new(Habit::Serves);
+        for protocol in [Protocol::Smtp, Protocol::Submission] {
+            let fake = Fake::start().await;
+            let way = way(&fake, protocol);
+            assert_eq!(way.takes(&mailboxes).await, Answer::Pass);
+            assert!(fake.taken().is_empty() && fake.heard().contains(&"RSET".into()));
+            let login = fake.heard().iter().any(|command| command.starts_with("AUTH PLAIN"));
+            assert_eq!(login, protocol == Protocol::Submission);
+            fake.says("RCPT", "550 5.1.1 no such user");
+            assert!(!way.takes(&mailboxes).await.passed());
+            fake.says("RCPT", "451 4.3.0 try later");
+            assert!(matches!(way.takes(&mailboxes).await, Answer::Unknown(_)), "it may have just begun");
+            fake.says("RCPT", "554 5.7.1 never");
+            assert!(matches!(way.takes(&mailboxes).await, Answer::Fail(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_lmtp_says_to_have_delivered_must_be_seen() {
+        let fake = Fake::start().await;
+        let way = way(&fake, Protocol::Lmtp);
+        // Nothing of what this server takes reaches those mailboxes.
+        let Answer::Unknown(saw) = way.takes(&Mailboxes::new(Habit::Serves)).await else { panic!() };
+        assert!(saw.starts_with("lmtp: a message that LMTP delivered is not seen"), "{saw}");
+        assert_eq!(fake.taken().len(), 1);
+    }
+
+    #[test]
+    fn a_password_stands_in_no_answer() {
+        let echo = Reply { code: 535, bytes: b"535 5.7.8 AHByb2JlMQBwYXNz is wrong\r\n".to_vec() };
+        let saw = needed_open(&OpenError::Refused(echo)).wanted().to_string();
+        assert_eq!(saw, "fail: the login was answered 535");
+    }
 }

@@ -9,11 +9,8 @@ use std::{
 
 use serde_spanned::Spanned;
 
-use super::table::Table;
-use crate::config::{
-    Ambiguous, BareNewline, Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay,
-    Server, SmtpListener, raw,
-};
+use super::{mail, table::Table};
+use crate::config::{Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay, Server, raw};
 
 const THREADS: u16 = 1024;
 
@@ -117,7 +114,7 @@ fn listener(
         return Err(table.refuse("tls", raw.tls.span(), what, "write \"starttls\" or \"implicit\""));
     }
     let relays = [("session", Relay::Session), ("pipe", Relay::Pipe)];
-    let smtp = smtp(table, raw, protocol)?;
+    let smtp = mail::listener(table, raw, protocol)?;
     Ok(Listener {
         name: name.to_owned(),
         protocol,
@@ -151,36 +148,6 @@ fn served(
     Err(table.refuse("protocol", raw.protocol.span(), what, instead))
 }
 
-fn smtp(table: &Table<'_>, raw: &raw::Listener, protocol: Protocol) -> Result<SmtpListener, ConfigError> {
-    let keys = [
-        ("dial", raw.dial.as_ref().map(Spanned::span)),
-        ("bare_newline", raw.bare_newline.as_ref().map(Spanned::span)),
-        ("ambiguous", raw.ambiguous.as_ref().map(Spanned::span)),
-        ("devices", raw.devices.as_ref().map(Spanned::span)),
-    ];
-    for (key, at) in keys {
-        if let (Protocol::Imap, Some(at)) = (protocol, at) {
-            return Err(table.refuse(key, at, "it says nothing to an IMAP listener", "leave it out"));
-        }
-    }
-    let dials = [("when-needed", false), ("before-greeting", true)];
-    let bares = [("normalize", BareNewline::Normalize), ("reject", BareNewline::Reject)];
-    let ambiguous = [("tempfail", Ambiguous::Tempfail), ("replay", Ambiguous::Replay)];
-    let devices = raw.devices.iter().flat_map(|list| list.get_ref());
-    Ok(SmtpListener {
-        dial_first: table.word_or("dial", &raw.dial, false, &dials, &[])?,
-        bare_newline: table.word_or(
-            "bare_newline",
-            &raw.bare_newline,
-            BareNewline::Normalize,
-            &bares,
-            &[],
-        )?,
-        ambiguous: table.word_or("ambiguous", &raw.ambiguous, Ambiguous::Tempfail, &ambiguous, &["query"])?,
-        devices: devices.map(|text| network(table, "devices", text)).collect::<Result<_, _>>()?,
-    })
-}
-
 fn trusted(table: &Table<'_>, raw: &raw::ProxyProtocol) -> Result<Vec<Network>, ConfigError> {
     let key = "proxy_protocol.trusted";
     if raw.trusted.get_ref().is_empty() {
@@ -190,7 +157,7 @@ fn trusted(table: &Table<'_>, raw: &raw::ProxyProtocol) -> Result<Vec<Network>, 
     raw.trusted.get_ref().iter().map(|text| network(table, key, text)).collect()
 }
 
-fn network(table: &Table<'_>, key: &str, text: &Spanned<String>) -> Result<Network, ConfigError> {
+pub(super) fn network(table: &Table<'_>, key: &str, text: &Spanned<String>) -> Result<Network, ConfigError> {
     let refuse = |what: String, instead: String| table.refuse(key, text.span(), what, instead);
     let written = text.get_ref();
     let (address, prefix) = written.split_once('/').map_or((&**written, None), |(a, p)| (a, Some(p)));

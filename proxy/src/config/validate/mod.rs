@@ -4,6 +4,7 @@
 
 mod cutover;
 mod listener;
+mod mail;
 mod pool;
 mod table;
 

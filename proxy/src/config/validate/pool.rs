@@ -197,13 +197,15 @@ fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<
     let host = host(table, server)?;
     table.word_or("balance", &raw.balance, (), &[("user", ())], &["random", "least", "round-robin"])?;
     let (addresses, later): (&[_], &[_]) = match protocol {
-        Protocol::Imap => {
-            (&[("none", ClientAddress::None), ("id", ClientAddress::Id)], &["proxy-v2", "xclient"])
-        }
+        Protocol::Imap => (
+            &[("none", ClientAddress::None), ("id", ClientAddress::Id)],
+            &["proxy-v2", "xclient", "xforward"],
+        ),
         Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => (
             &[
                 ("none", ClientAddress::None),
                 ("xclient", ClientAddress::Xclient),
+                ("xforward", ClientAddress::Xforward),
                 ("proxy-v2", ClientAddress::ProxyV2),
             ],
             &[],
@@ -235,7 +237,7 @@ fn keywords(
         let what = "an IMAP server has capabilities";
         return Err(table.refuse("keywords", list.span(), what, "write `capabilities` beside `contract`"));
     }
-    list.get_ref().iter().map(|line| table.plain("keywords", line)).collect()
+    list.get_ref().iter().map(|line| table.words("keywords", line)).collect()
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.

@@ -164,6 +164,17 @@ impl<'a> Table<'a> {
         Ok(text.clone())
     }
 
+    /// Words with one blank between them, each as [`Self::plain`] has it.
+    pub(super) fn words(&self, key: &str, value: &Spanned<String>) -> Result<String, ConfigError> {
+        let text = value.get_ref();
+        let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
+        if !text.split(' ').all(|word| !word.is_empty() && word.chars().all(plain)) {
+            let instead = "write words of visible ASCII characters with one blank between them";
+            return Err(self.refuse(key, value.span(), format!("{text:?} is not allowed"), instead));
+        }
+        Ok(text.clone())
+    }
+
     /// A path, relative to the folder of the configuration.
     pub(super) fn path(&self, path: &Path) -> PathBuf {
         self.source.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))

@@ -194,6 +194,8 @@ pub enum Event {
     Done,
     /// One of them failed or its outcome is unknown; the ones after it were not begun.
     Failed(String),
+    /// What carried effects out has panicked, which says nothing about what they have done.
+    Panicked(String),
     /// The operator wants to go back.
     Abort(String),
     /// The hold's deadline passed before a decision.

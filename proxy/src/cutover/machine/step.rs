@@ -52,6 +52,7 @@ impl State {
             Event::Start(terms) => self.start(terms),
             Event::Done => self.done(),
             Event::Failed(why) => self.failed(why),
+            Event::Panicked(why) => self.panicked(why),
             Event::Abort(why) => self.abort(why),
             Event::Expired => self.expired(),
             Event::Overdue => self.overdue(),
@@ -159,6 +160,27 @@ impl State {
             | Self::CaughtUp(_)
             | Self::Promoted(_)
             | Self::Verified(_) => (self, Reaction::Stay),
+        }
+    }
+
+    /// As after a failure, but in Limbo from here on: somebody has to look.
+    fn panicked(self, why: String) -> (Self, Reaction) {
+        match (self.returnable(), &self) {
+            (
+                Some((terms, reach)),
+                Self::Holding(_)
+                | Self::Fenced(_)
+                | Self::CaughtUp(_)
+                | Self::Promoted(_)
+                | Self::Verified(_),
+            ) => {
+                let home = Return { terms, reason: Reason::Failed(self.stage(), why.clone()), reach };
+                Self::Limbo(home, Stuck::Home(Step::LeaveNew), why).enter()
+            }
+            (_, Self::Aborting(home, step)) => Self::Limbo(home.clone(), Stuck::Home(*step), why).enter(),
+            (_, Self::Limbo(..)) => self.enter(),
+            // The gate is open while Armed, and what follows the decision is done again.
+            _ => self.failed(why),
         }
     }
 

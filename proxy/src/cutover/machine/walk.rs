@@ -396,6 +396,9 @@ fn successors(machine: Machine, node: &Node, terms: Terms) -> Result<Vec<Node>, 
             failed.queue.clear();
         }
         next.push(failed);
+        if node.state != State::Idle {
+            next.push(on(machine, node, Event::Panicked("x".into()), world.clone()).0);
+        }
         let there = Node { world, ..node.clone() };
         let cut = |(event, world)| Some(on(machine, &there, event, world)).filter(|(_, left)| *left);
         next.extend(interrupts(&there).into_iter().filter_map(cut).map(|(node, _)| node));

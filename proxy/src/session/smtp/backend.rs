@@ -11,8 +11,8 @@ use std::{
 };
 
 use bascule_protocols::smtp::{
-    relay::{AMBIGUOUS, Hello, POISONED, Then, Told},
-    reply::{Replies, Reply},
+    relay::{AMBIGUOUS, DELIVERED, Hello, POISONED, Then, Told},
+    reply::{Class, Replies, Reply},
 };
 use tokio::io::AsyncBufRead;
 
@@ -38,6 +38,9 @@ impl Session {
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
+            if !self.admitted() {
+                self.mark_held();
+            }
             self.ensure_backend();
             return Ok(());
         }
@@ -46,6 +49,9 @@ impl Session {
         let pipelines = backend.keywords.has("PIPELINING");
         let ready = backend.out.is_empty() && (pipelines || self.relay.answered());
         if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
+            return Ok(());
+        }
+        if commit && !self.claim() {
             return Ok(());
         }
         if !self.admit(commit) {
@@ -151,6 +157,9 @@ impl Session {
                     streamed: None,
                 });
                 self.logged_in();
+                if self.relay.in_transaction() {
+                    self.introduce();
+                }
                 let envelope = self.relay.replay();
                 self.tell_backend(&envelope);
                 self.go_on()
@@ -193,12 +202,19 @@ impl Session {
     }
 
     fn on_reply(&mut self, reply: &Reply) -> Result<(), End> {
+        if let Some(claimed) = &mut self.claimed
+            && self.relay.next_recipient().is_some()
+        {
+            claimed.settle(reply.class() == Class::Done, Instant::now());
+        }
         let outcome = self.relay.reply(reply);
+        self.say(&DELIVERED.repeat(outcome.before));
         match outcome.client {
             Told::Reply => self.say(&reply.bytes),
             Told::Withdrawn => self.say(POISONED),
             Told::Nothing => {}
         }
+        self.say(&DELIVERED.repeat(outcome.after));
         match outcome.then {
             Then::Nothing => {}
             Then::Stream => {
@@ -206,6 +222,8 @@ impl Session {
                     backend.streamed = Some(0);
                 }
             }
+            // Said again, it waits already.
+            Then::Whole if self.waiting.is_some() => {}
             Then::Whole => self.wait_for(Waiting::Commit),
             Then::Ended => {
                 if self.relay.must_reset() {
@@ -267,7 +285,7 @@ impl Session {
     /// Nobody knows whether the message was taken (semantics §2.6).
     fn on_ambiguous(&mut self) {
         let replay = self.door.listener.smtp.ambiguous == Ambiguous::Replay && self.content_is_kept();
-        tracing::warn!(session = self.entry.handle.id.0, replay, "a message without an answer");
+        tracing::warn!(message = self.name(), replay, "the server is gone that was to answer a message");
         self.world().metrics.messages.count(if replay { "ambiguous_replay" } else { "ambiguous_tempfail" });
         if replay {
             self.relay.forget_commit();

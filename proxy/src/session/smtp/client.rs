@@ -11,7 +11,7 @@ use std::{
 use bascule_protocols::smtp::{
     auth::MECHANISMS,
     keywords::Shown,
-    relay::{Command, Own, POISONED, Relay, Verdict},
+    relay::{Command, Own, POISONED, Relay, Role, Verdict},
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
@@ -52,6 +52,9 @@ impl Session {
                 Verdict::Command(command) => Todo::Command(command),
                 Verdict::Content(bytes) => {
                     self.content += bytes.len() as u64;
+                    if let Some(digest) = &mut self.digest {
+                        digest.push(bytes);
+                    }
                     let too_large = pinned.size().is_some_and(|limit| self.content > limit);
                     match super::content::receive(&mut self.kept, &mut self.backend, &self.door, bytes) {
                         Ok(()) if too_large => Todo::Fail(TOO_LARGE),
@@ -75,6 +78,7 @@ impl Session {
                 // A last chunk may have ended with these bytes, and its reply may have come before.
                 Ok(())
             }
+            Todo::Command(Command::Mail(_)) if self.over_rate() => self.turn_away(),
             Todo::Command(command) => {
                 self.wait_for(Waiting::Command(command));
                 self.carry_on()
@@ -96,6 +100,22 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    fn over_rate(&self) -> bool {
+        let handle = &self.entry.handle;
+        let reached = handle.inspect(|info| self.door.rates.message(handle.peer.ip(), &info.identity));
+        reached.map_err(|limit| self.world().metrics.limits_hit.count(limit)).is_err()
+    }
+
+    /// One message too many. A server comes back later; a person would be shown a connection that was closed.
+    fn turn_away(&mut self) -> Result<(), End> {
+        if self.relay.role() == Role::Relay && !self.device() {
+            return Err(End::Farewell("limit"));
+        }
+        self.parked =
+            Some(Own::Say(b"451 4.3.2 Too many messages, please try again in a minute\r\n".to_vec()));
+        self.answer_parked()
     }
 
     pub(super) fn wait_for(&mut self, what: Waiting) {
@@ -143,8 +163,9 @@ impl Session {
     fn say_hello(&mut self, extended: bool) {
         let hostname = &self.door.world.config.server.hostname;
         let mechanisms: &[&str] = if self.relay.may_authenticate() { &MECHANISMS } else { &[] };
+        let ident = self.relay.role() == Role::Lmtp;
         let reply = if extended {
-            self.pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms })
+            self.pinned.reply(hostname, Shown { starttls: self.relay.offers_starttls(), mechanisms, ident })
         } else {
             format!("250 {hostname}\r\n").into_bytes()
         };
@@ -178,15 +199,24 @@ impl Session {
     /// What a command is on the wire, once it is committed.
     pub(super) fn forward(&mut self, command: Command) {
         let wire = Relay::wire(&command);
-        if matches!(command, Command::Mail(_)) {
+        let (mail, chunk) = (matches!(command, Command::Mail(_)), matches!(command, Command::Chunk { .. }));
+        if mail {
             self.drop_content();
+            self.messages += 1;
+            self.introduce();
         }
-        let chunk = matches!(command, Command::Chunk { .. });
         self.relay.commit(command);
+        if mail {
+            self.digest = self.relay.ident().map(|_| Box::default());
+        }
         self.tell_backend(&wire);
         if chunk && let Some(backend) = &mut self.backend {
             // BDAT is not answered before its content: what follows goes straight on.
             backend.streamed = Some(self.content);
+        }
+        // A last chunk without bytes has nothing to be answered but the message.
+        if self.relay.waits_to_commit() {
+            self.wait_for(Waiting::Commit);
         }
     }
 }

@@ -40,6 +40,7 @@ impl Session {
     /// The message is over.
     pub(super) fn drop_content(&mut self) {
         self.content = 0;
+        (self.digest, self.claimed) = (None, None);
         self.kept = Some(Body::new(self.door.world.spool.clone()));
         if let Some(backend) = &mut self.backend {
             backend.streamed = None;

@@ -16,6 +16,10 @@ use super::{
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A client that says nothing (RFC 5321 §4.5.3.2.7: five minutes at least).
 const SILENCE: Duration = Duration::from_secs(300);
+/// The same where places are scarce, between messages (Postfix's stress-adaptive `smtpd_timeout`).
+const SHORT_SILENCE: Duration = Duration::from_secs(10);
+/// Of a thousand places so many are taken, and places are scarce.
+const SCARCE: usize = 800;
 /// A printer or the like is held longer than a program that shows its user an error.
 const DEVICE_CEILING: Duration = Duration::from_secs(120);
 
@@ -33,8 +37,24 @@ impl Session {
     pub(super) fn due(&self) -> Option<Instant> {
         let ceiling = self.waiting.as_ref().map(|wait| wait.arrived + self.ceiling());
         let retry = self.retry.filter(|_| self.waiting.is_some()).map(|(at, _)| at);
-        let silence = (!self.device()).then(|| self.last_input + SILENCE);
+        let silence = (!self.device()).then(|| self.silent_until());
         [ceiling, retry, silence].into_iter().flatten().min()
+    }
+
+    /// When somebody who says nothing is looked at again.
+    fn silent_until(&self) -> Instant {
+        let long = self.last_input + SILENCE;
+        if self.relay.role() != Role::Relay || self.relay.in_transaction() {
+            return long;
+        }
+        // The answer is another one when places become scarce, so it is asked for again.
+        long.min((self.last_input + SHORT_SILENCE).max(Instant::now() + SHORT_SILENCE / 2))
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.last_input);
+        let hurried = self.relay.role() == Role::Relay && !self.relay.in_transaction();
+        since >= SILENCE || (hurried && since >= SHORT_SILENCE && self.world().fullness() > SCARCE)
     }
 
     pub(super) fn deadlines(&mut self) -> Result<(), End> {
@@ -44,7 +64,7 @@ impl Session {
                 self.world().metrics.limits_hit.count("command_ceiling");
                 return self.refuse_waiting();
             }
-        } else if !self.device() && now >= self.last_input + SILENCE && self.relay.answered() {
+        } else if !self.device() && self.relay.answered() && self.is_silent(now) {
             self.world().metrics.limits_hit.count("autologout");
             return Err(End::Farewell("autologout"));
         }
@@ -62,14 +82,7 @@ impl Session {
                 self.say(b"454 4.7.0 The login cannot be checked now, please try again\r\n");
             }
             Waiting::Command(_) => self.say(b"451 4.3.2 Please try again\r\n"),
-            Waiting::Commit => {
-                for _ in 0..self.relay.replies_owed().max(1) {
-                    self.say(b"451 4.3.2 Please try again\r\n");
-                }
-                self.relay.over();
-                self.drop_content();
-                self.cut_backend();
-            }
+            Waiting::Commit => self.answer_instead(b"451 4.3.2 Please try again\r\n"),
         }
         Ok(())
     }

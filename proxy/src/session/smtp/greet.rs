@@ -22,6 +22,10 @@ use crate::{
     session::{door::Door, registry::Entry},
 };
 
+/// Of a thousand places so many may be taken, and a server that brings mail still comes in.
+const RELAY: usize = 900;
+/// The same for a user's program.
+const SUBMISSION: usize = 950;
 /// How long a server's greeting is awaited: postscreen lets a client wait six seconds before it says the last line.
 const GREETING: Duration = Duration::from_secs(15);
 /// Whoever speaks first takes us for something else, or does not listen (RFC 5321 §3.1).
@@ -35,6 +39,11 @@ impl Session {
             return None;
         };
         let mut session = Box::new(Self::new(door, client, entry, pinned));
+        if let Err(why) = session.may_enter() {
+            let hostname = &session.door.world.config.server.hostname;
+            let words = format!("421 4.3.2 {hostname} is busy, please try again later\r\n");
+            return session.refuse(why, words.as_bytes()).await;
+        }
         if session.door.listener.smtp.dial_first
             && let Err(words) = session.dial_first().await
         {
@@ -47,6 +56,24 @@ impl Session {
         let greeting = format!("220 {} {word}\r\n", session.door.world.config.server.hostname);
         session.say(greeting.as_bytes());
         Some(session)
+    }
+
+    /// Where places are scarce servers go first, since they come back by themselves, and then people; a printer never
+    /// does, and a server that delivers stands for the mail of many.
+    fn may_enter(&self) -> Result<(), &'static str> {
+        let allowed = match self.relay.role() {
+            _ if self.device() => 1000,
+            Role::Relay => RELAY,
+            Role::Submission => SUBMISSION,
+            Role::Lmtp => 1000,
+        };
+        if self.world().fullness() > allowed {
+            return Err("busy");
+        }
+        self.door.rates.connection(self.entry.handle.peer.ip()).map_err(|limit| {
+            self.world().metrics.limits_hit.count(limit);
+            "rate"
+        })
     }
 
     async fn refuse(mut self: Box<Self>, why: &'static str, words: &[u8]) -> Option<Box<Self>> {

@@ -4,9 +4,12 @@
 //! only what takes effect (the final dot, the last chunk) waits for the gate. Between messages a session holds nothing
 //! on a pool that anybody would miss.
 
+mod address;
 mod backend;
+mod claim;
 mod client;
 mod content;
+pub mod delivered;
 mod end;
 mod greet;
 mod login;

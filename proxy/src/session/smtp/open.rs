@@ -17,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::address;
 use crate::{
     config::{ClientAddress, Protocol, Service, ServiceTls},
     net::{stream::Leg, tls::Connector},
@@ -150,9 +151,15 @@ async fn introduced(way: Way<'_>, whom: &Whom, mut server: Server) -> Result<Ope
         keywords = server.hello(whom).await?;
     }
     if way.service.client_address == ClientAddress::Xclient {
-        let line = xclient(&keywords, whom)?;
+        let line = address::xclient(&keywords, whom).ok_or_else(|| {
+            OpenError::Unavailable("the server does not let us say XCLIENT ADDR".to_owned())
+        })?;
         server.expect(Some(&line)).await?;
         keywords = server.hello(whom).await?;
+    }
+    if way.service.client_address == ClientAddress::Xforward && !address::takes(&keywords, "XFORWARD", "ADDR")
+    {
+        return Err(OpenError::Unavailable("the server does not let us say XFORWARD ADDR".to_owned()));
     }
     if let Some(credentials) = &whom.credentials {
         server.login(credentials, &keywords).await?;
@@ -257,42 +264,4 @@ fn refused(reply: Reply) -> OpenError {
 async fn connect(way: Way<'_>, tcp: TcpStream) -> Result<Leg, OpenError> {
     let connector = way.connector.ok_or_else(|| OpenError::Unavailable("no TLS configuration".to_owned()))?;
     connector.connect(tcp).await.map_err(|error| OpenError::Unavailable(format!("TLS: {error}")))
-}
-
-/// `XCLIENT` with what the server takes of it (Postfix XCLIENT_README); without ADDR it is of no use.
-fn xclient(keywords: &Keywords, whom: &Whom) -> Result<Vec<u8>, OpenError> {
-    let offered = keywords.parameters("XCLIENT");
-    let offered = offered
-        .filter(|list| list.split(' ').any(|word| word.eq_ignore_ascii_case("ADDR")))
-        .ok_or_else(|| OpenError::Unavailable("the server does not let us say XCLIENT ADDR".to_owned()))?;
-    let has = |word: &str| offered.split(' ').any(|one| one.eq_ignore_ascii_case(word));
-    let address = |address: SocketAddr| match address.ip().to_canonical() {
-        std::net::IpAddr::V4(v4) => v4.to_string(),
-        std::net::IpAddr::V6(v6) => format!("IPV6:{v6}"),
-    };
-    let mut line = String::from("XCLIENT");
-    let helo = xtext(&whom.hello.name);
-    let proto = if whom.hello.extended { "ESMTP" } else { "SMTP" };
-    let proto = if whom.role == Role::Lmtp { "LMTP" } else { proto };
-    let mut attribute = |name: &str, value: &str| {
-        if has(name) {
-            line += &format!(" {name}={value}");
-        }
-    };
-    attribute("NAME", "[UNAVAILABLE]");
-    attribute("PORT", &whom.client.port().to_string());
-    attribute("HELO", &helo);
-    attribute("PROTO", proto);
-    if let Some(local) = whom.local {
-        attribute("DESTADDR", &address(local));
-        attribute("DESTPORT", &local.port().to_string());
-    }
-    attribute("ADDR", &address(whom.client));
-    Ok((line + "\r\n").into_bytes())
-}
-
-/// RFC 3461 §4.
-fn xtext(bytes: &[u8]) -> String {
-    let plain = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'+' | b'=');
-    bytes.iter().map(|b| if plain(b) { char::from(*b).to_string() } else { format!("+{b:02X}") }).collect()
 }

@@ -21,6 +21,7 @@ use tokio::io::AsyncBufRead;
 
 use super::{
     super::door::Door,
+    delivered::{Claimed, Digest},
     open::{Greeted, OpenError, Opened},
     orders::Orders,
 };
@@ -104,6 +105,12 @@ pub(super) struct Session {
     pub(super) kept: Option<Body>,
     /// Bytes of content that came, for people and for the sum of chunks.
     pub(super) content: u64,
+    /// Of the content, where a message that comes again must be known by it.
+    pub(super) digest: Option<Box<Digest>>,
+    /// The recipients to whom the message under way is being delivered.
+    pub(super) claimed: Option<Claimed>,
+    /// Messages begun.
+    pub(super) messages: u32,
     /// When the next try to reach a backend may begin, and how long the pause after it is.
     pub(super) retry: Option<(Instant, Duration)>,
     pub(super) orders: Orders,
@@ -153,6 +160,9 @@ impl Session {
             credentials: None,
             failed_logins: 0,
             content: 0,
+            digest: None,
+            claimed: None,
+            messages: 0,
             retry: None,
             orders: Orders::default(),
             standing: Standing::default(),
