@@ -15,7 +15,7 @@ use prometheus::{
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 
 /// The variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`.
 pub const LOG_VARIABLE: &str = "BASCULE_LOG";
@@ -79,6 +79,7 @@ pub mod labels {
         "handshake",
         "handshake_timeout",
         "not_ready",
+        "open_relay",
         "proxy_header",
         "rate",
         "shutdown",
@@ -257,6 +258,7 @@ pub struct Metrics {
     registry: Registry,
     sessions: IntGaugeVec,
     check_answers: IntCounterVec,
+    open_relay: IntGaugeVec,
     /// Connections that were accepted.
     pub connections_accepted: IntCounter,
     /// By [`labels::REFUSED`].
@@ -333,6 +335,13 @@ impl Metrics {
                     &["check", "answer"],
                 ),
             ),
+            open_relay: register(
+                r,
+                IntGaugeVec::new(
+                    Opts::new("bascule_open_relay", "Whether servers send strangers' mail to strangers"),
+                    &["pool", "protocol"],
+                ),
+            ),
             connections_accepted: counter(r, "bascule_connections_accepted_total", "Connections accepted"),
             connections_refused: Family::new(
                 r,
@@ -388,6 +397,10 @@ impl Metrics {
         }
         for pool in &config.pools {
             self.active_pool.add(&pool.name);
+            for protocol in Protocol::RELAYS.into_iter().filter(|protocol| pool.service(*protocol).is_some())
+            {
+                self.open_relay(&pool.name, protocol.name(), false);
+            }
         }
         for check in &config.cutover.checks {
             for answer in labels::ANSWERS {
@@ -399,6 +412,11 @@ impl Metrics {
     /// The gauge of a listener's sessions; the listener keeps it.
     pub fn sessions(&self, listener: &str) -> IntGauge {
         self.sessions.with_label_values(&[listener])
+    }
+
+    /// What the relay self-test saw.
+    pub fn open_relay(&self, pool: &str, protocol: &str, open: bool) {
+        self.open_relay.with_label_values(&[pool, protocol]).set(i64::from(open));
     }
 
     /// A check or proof answered one of [`labels::ANSWERS`].

@@ -13,7 +13,7 @@ pub mod delivered;
 mod end;
 mod greet;
 mod login;
-mod open;
+pub(crate) mod open;
 mod orders;
 mod relay;
 
