@@ -10,6 +10,7 @@ use crate::smtp::{
     command::{self, Path, Verb},
     data::{Chunk, Content, Piece},
     keywords::Pinned,
+    reply::Class,
 };
 
 /// Lines that are no commands before somebody is taken for another protocol.
@@ -65,14 +66,28 @@ impl Relay {
         }
     }
 
-    /// The content that comes is read to its end, goes nowhere, and is answered so.
-    pub fn refuse_content(&mut self, reply: &[u8]) {
-        if !matches!(self.reading, Reading::Content(_)) {
-            return;
+    /// The content that comes is read to its end and goes nowhere. DATA is answered so at its end; a chunk is to be
+    /// answered so many times now.
+    pub fn refuse_content(&mut self, reply: &[u8]) -> usize {
+        let owed = self.owed_at_end();
+        let (reading, answers) = match std::mem::replace(&mut self.reading, Reading::Command) {
+            Reading::Content(content) => (Reading::Refusing(content, reply.to_vec()), 0),
+            Reading::Chunk { chunk, last } => (Reading::RefusingChunk(chunk), if last { owed } else { 1 }),
+            // Its last bytes were too many.
+            Reading::ChunkAsked => (Reading::Command, 1),
+            Reading::Over if self.by_chunks() => (Reading::Command, owed),
+            other @ (Reading::Command
+            | Reading::Answer
+            | Reading::Asked
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_)
+            | Reading::Over) => (other, 0),
+        };
+        self.reading = reading;
+        if answers > 0 {
+            self.transaction = None;
         }
-        if let Reading::Content(content) = std::mem::replace(&mut self.reading, Reading::Command) {
-            self.reading = Reading::Refusing(content, reply.to_vec());
-        }
+        answers
     }
 
     fn line<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
@@ -101,8 +116,7 @@ impl Relay {
             Verb::Rcpt => self.on_rcpt(command.arguments, line, pinned),
             Verb::Data => self.on_data(command.arguments),
             Verb::Bdat => self.on_chunk(command.arguments, pinned),
-            Verb::Rset if self.transaction.is_some() => Verdict::Command(Command::Reset),
-            Verb::Rset => say("250 2.0.0 Ok"),
+            Verb::Rset => Verdict::Own(Own::Reset),
             Verb::Noop => say("250 2.0.0 Ok"),
             Verb::Quit => Verdict::Own(Own::Quit),
             Verb::Starttls => self.on_starttls(command.arguments),
@@ -246,7 +260,6 @@ impl Relay {
             Command::Data => b"DATA\r\n".to_vec(),
             Command::Chunk { size: 0, last: true } => Vec::new(),
             Command::Chunk { size, .. } => format!("BDAT {size}\r\n").into_bytes(),
-            Command::Reset => b"RSET\r\n".to_vec(),
         }
     }
 
@@ -286,10 +299,6 @@ impl Relay {
                 }
                 What::Chunk { last }
             }
-            Command::Reset => {
-                self.transaction = None;
-                What::Reset
-            }
         };
         self.flight.push_back(Awaited { what, given: None });
     }
@@ -302,13 +311,33 @@ impl Relay {
         }
     }
 
-    /// The client said hello: whatever message was under way is forgotten. True: the backend must be told RSET.
-    pub fn greet(&mut self, hello: Hello) -> bool {
+    /// Why a command that waited cannot be carried out any more: MAIL was refused meanwhile, or a promise withdrawn.
+    pub fn refusal(&mut self, command: &Command) -> Option<Vec<u8>> {
+        let reply = match &self.transaction {
+            None => format!("{NO_MAIL}\r\n").into_bytes(),
+            Some(transaction) if transaction.poisoned => super::POISONED.to_vec(),
+            Some(_) => return None,
+        };
+        match command {
+            Command::Mail(_) => return None,
+            Command::Rcpt(_) | Command::Chunk { size: 0, .. } => {}
+            Command::Data => self.transaction = None,
+            Command::Chunk { size, .. } => self.reading = Reading::RefusingChunk(Chunk::new(*size)),
+        }
+        Some(reply)
+    }
+
+    /// The client said hello. As [`Self::reset`].
+    pub fn greet(&mut self, hello: Hello, connected: bool) -> bool {
         self.hello = Some(hello);
-        let told = self.transaction.take().is_some();
+        self.reset(connected)
+    }
+
+    /// Whatever message was under way is forgotten. True: the backend, which is there, must be told RSET.
+    pub fn reset(&mut self, connected: bool) -> bool {
+        let told = self.transaction.take().is_some() && connected;
         if told {
-            self.flight
-                .push_back(Awaited { what: What::Reset, given: Some(crate::smtp::reply::Class::Done) });
+            self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
         }
         told
     }

@@ -57,6 +57,8 @@ pub enum Own {
     Auth(Box<[u8]>),
     /// QUIT.
     Quit,
+    /// RSET; the driver calls [`Relay::reset`].
+    Reset,
     /// Anything that has a fixed reply.
     Say(Vec<u8>),
     /// The content of a poisoned transaction, or one that was refused, has been read.
@@ -81,8 +83,6 @@ pub enum Command {
         /// The client said LAST.
         last: bool,
     },
-    /// `RSET`
-    Reset,
 }
 
 /// What the client's bytes are.
@@ -148,8 +148,8 @@ pub struct GoOn {
     pub send: Vec<u8>,
     /// What was kept of the content follows it at once (BDAT does not wait).
     pub stream: bool,
-    /// The client is told [`POISONED`], and its message is over.
-    pub withdrawn: bool,
+    /// The client is told [`POISONED`] so many times, and its message is over.
+    pub withdrawn: usize,
 }
 
 /// How a withdrawn promise is told.
@@ -261,6 +261,8 @@ pub struct Relay {
     nonsense: u32,
     /// For the next message.
     ident: Option<Box<str>>,
+    /// Commands behind a refused MAIL that the lost backend did not answer.
+    orphans: usize,
 }
 
 impl Relay {
@@ -280,6 +282,7 @@ impl Relay {
             authenticated: false,
             nonsense: 0,
             ident: None,
+            orphans: 0,
         }
     }
 
@@ -331,9 +334,10 @@ impl Relay {
         }
     }
 
-    /// Whether every command that was forwarded has its reply.
+    /// Whether every command that was forwarded has its reply, be it to a backend that is gone.
     pub fn answered(&self) -> bool {
-        self.flight.is_empty()
+        let mut lines = self.transaction.iter().flat_map(|t| std::iter::once(&t.mail).chain(&t.rcpts));
+        self.flight.is_empty() && lines.all(|line| line.given.is_some())
     }
 
     /// `(commits, others)` sent and not answered.
@@ -345,7 +349,7 @@ impl Relay {
 
     /// Whether a message is being said: its backend cannot be exchanged without saying it again.
     pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+        self.transaction.is_some() && !matches!(self.reading, Reading::Refusing(..))
     }
 
     /// Whether the content is whole and its commit byte not sent.

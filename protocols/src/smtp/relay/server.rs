@@ -26,7 +26,7 @@ impl Relay {
             What::Data => self.on_data_reply(awaited.given, class),
             What::Chunk { last } => self.on_chunk_reply(last, awaited.given, class),
             What::End { left } => self.on_end_reply(left),
-            What::Reset => tell(if awaited.given.is_some() { Told::Nothing } else { Told::Reply }),
+            What::Reset => tell(Told::Nothing),
         }
     }
 
@@ -140,27 +140,48 @@ impl Relay {
     /// decides between [`Self::forget_commit`] and telling [`super::AMBIGUOUS`].
     pub fn lose_backend(&mut self) -> bool {
         self.again = false;
-        let resets = self.flight.iter().any(|a| a.what == What::Reset && a.given.is_none());
-        self.flight.clear();
-        if resets {
-            self.flight.push_back(Awaited { what: What::Reset, given: None });
+        if self.transaction.is_none() {
+            self.orphan();
         }
+        self.flight.clear();
         self.transaction.as_ref().is_some_and(|t| t.committed)
     }
 
-    /// A RSET of the client that the lost backend did not answer: it has nothing left to reset.
-    pub fn reset_by_loss(&mut self) -> bool {
-        let resets = matches!(self.flight.front(), Some(Awaited { what: What::Reset, given: None }));
-        if resets {
-            self.flight.clear();
-        }
-        resets
+    /// What was said behind a MAIL that was refused, or DATA behind refused recipients, has nobody left to refuse it.
+    fn orphan(&mut self) {
+        let (reading, waits) = match std::mem::replace(&mut self.reading, Reading::Command) {
+            Reading::Asked | Reading::ChunkAsked | Reading::Over => (Reading::Command, 1),
+            Reading::Chunk { chunk, .. } => (Reading::RefusingChunk(chunk), 1),
+            other @ (Reading::Command
+            | Reading::Answer
+            | Reading::Content(_)
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_)) => (other, 0),
+        };
+        self.reading = reading;
+        let rcpts = self.flight.iter().filter(|a| matches!(a.what, What::Rcpt(_))).count();
+        self.orphans += rcpts + waits;
+    }
+
+    /// What the client is told instead of the lost backend's replies: one line for each.
+    pub fn orphaned(&mut self) -> Vec<u8> {
+        b"503 5.5.1 Not after what was refused\r\n".repeat(std::mem::take(&mut self.orphans))
     }
 
     /// How many replies the client still waits for at the end of its message.
     pub fn replies_owed(&self) -> usize {
         let Some(transaction) = &self.transaction else { return 0 };
         if self.role == Role::Lmtp { transaction.unanswered().count() } else { 1 }
+    }
+
+    /// The same, and one at least.
+    pub(super) fn owed_at_end(&self) -> usize {
+        self.replies_owed().max(1)
+    }
+
+    /// Whether the content comes in chunks.
+    pub(super) fn by_chunks(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|t| matches!(t.mode, Mode::Chunks(_)))
     }
 
     /// The message is committed again elsewhere (`ambiguous = "replay"`): recipients that were answered are final.
@@ -178,7 +199,9 @@ impl Relay {
     /// A new backend was greeted. Returns the envelope to send to it, if a message is under way: what the client was
     /// promised, and what it has not been answered. Call [`Self::go_on`] when all of it has its reply.
     pub fn replay(&mut self) -> Vec<u8> {
-        let Some(transaction) = &self.transaction else { return Vec::new() };
+        let Some(transaction) = self.transaction.as_ref().filter(|_| self.in_transaction()) else {
+            return Vec::new();
+        };
         let mut out = transaction.mail.bytes.to_vec();
         self.flight.push_back(Awaited { what: What::Mail, given: transaction.mail.given });
         for (at, rcpt) in transaction.rcpts.iter().enumerate() {
@@ -202,10 +225,15 @@ impl Relay {
             return None;
         }
         self.again = false;
-        let transaction = self.transaction.as_mut()?;
-        if transaction.poisoned {
+        if self.is_poisoned() {
             return Some(self.withdraw());
         }
+        let nobody =
+            |t: &Transaction| matches!(self.reading, Reading::Asked) && t.unanswered().next().is_none();
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !nobody(t)) else {
+            self.orphan();
+            return None;
+        };
         let chunk_unanswered = matches!(self.reading, Reading::Chunk { .. } | Reading::ChunkAsked);
         let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
         let (what, given, send, stream) = match (transaction.mode, &self.reading) {
@@ -225,19 +253,29 @@ impl Relay {
         // A refused DATA or BDAT poisons as a refused recipient does.
         self.again = given.is_some();
         self.flight.push_back(Awaited { what, given });
-        Some(GoOn { send, stream, withdrawn: false })
+        Some(GoOn { send, stream, withdrawn: 0 })
     }
 
     fn withdraw(&mut self) -> GoOn {
         self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
-        let withdrawn = matches!(self.reading, Reading::Asked | Reading::ChunkAsked | Reading::Over);
+        let owed = self.owed_at_end();
+        let mut withdrawn = 0;
         match std::mem::replace(&mut self.reading, Reading::Command) {
             // The client waits for this very answer.
-            Reading::Asked | Reading::Over => self.transaction = None,
-            Reading::ChunkAsked | Reading::Command | Reading::Answer => {}
+            Reading::Asked => (self.transaction, withdrawn) = (None, 1),
+            Reading::Over => (self.transaction, withdrawn) = (None, owed),
+            Reading::ChunkAsked => withdrawn = 1,
+            Reading::Chunk { chunk, last } => {
+                self.reading = Reading::RefusingChunk(chunk);
+                withdrawn = if last { owed } else { 1 };
+            }
             Reading::Content(content) => self.reading = Reading::Refusing(content, POISONED.to_vec()),
-            Reading::Chunk { chunk, .. } => self.reading = Reading::RefusingChunk(chunk),
-            other @ (Reading::Refusing(..) | Reading::RefusingChunk(_)) => self.reading = other,
+            other @ (Reading::Command
+            | Reading::Answer
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_)) => {
+                self.reading = other;
+            }
         }
         GoOn { send: b"RSET\r\n".to_vec(), stream: false, withdrawn }
     }

@@ -68,10 +68,16 @@ impl Driver {
     fn own(&mut self, own: Own) {
         match own {
             Own::Hello(hello) => {
-                if self.relay.greet(hello) {
+                if self.relay.greet(hello, self.connected) {
                     self.backend.extend_from_slice(b"RSET\r\n");
                 }
                 self.client.extend_from_slice(b"250 hello\r\n");
+            }
+            Own::Reset => {
+                if self.relay.reset(self.connected) {
+                    self.backend.extend_from_slice(b"RSET\r\n");
+                }
+                self.client.extend_from_slice(b"250 2.0.0 Ok\r\n");
             }
             Own::Say(reply) | Own::Close(reply) => self.client.extend(reply),
             Own::Refuse(reply) => {
@@ -114,9 +120,7 @@ impl Driver {
         if next.stream {
             self.backend.extend(&self.kept);
         }
-        if next.withdrawn {
-            self.client.extend_from_slice(POISONED);
-        }
+        self.client.extend(POISONED.repeat(next.withdrawn));
     }
 
     fn play(&mut self, script: &str) {
@@ -139,6 +143,7 @@ impl Driver {
                     self.connected = false;
                     self.backend.clear();
                     assert_eq!(self.relay.lose_backend(), text == "ambiguous", "{line}");
+                    self.client.extend(self.relay.orphaned());
                 }
                 "again" => self.relay.forget_commit(),
                 "new" => {

@@ -5,13 +5,14 @@
 //! listener's policy decides about it.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bascule_protocols::smtp::{
-    relay::{AMBIGUOUS, DELIVERED, Hello, POISONED, Then, Told},
+    relay::{AMBIGUOUS, DELIVERED, Hello, Own, POISONED, Then, Told},
     reply::{Class, Replies, Reply},
 };
 use tokio::io::AsyncBufRead;
@@ -35,6 +36,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Session {
     /// Carries out what waits, as far as it can be now.
     pub(super) fn carry_on(&mut self) -> Result<(), End> {
+        if let Some(Wait { what: Waiting::Command(command), .. }) = &self.waiting
+            && let Some(reply) = self.relay.refusal(command)
+        {
+            self.stop_waiting();
+            self.parked = Some(Own::Say(reply));
+            return Ok(());
+        }
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
@@ -50,6 +58,10 @@ impl Session {
         let ready = backend.out.is_empty() && (pipelines || self.relay.answered());
         if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
             return Ok(());
+        }
+        // All was answered: it has come to its end, or says that it will.
+        if commit && self.backend_speaks() {
+            return self.on_backend();
         }
         if commit && !self.claim() {
             return Ok(());
@@ -155,6 +167,8 @@ impl Session {
                     epoch,
                     keywords,
                     streamed: None,
+                    later: VecDeque::new(),
+                    waits: false,
                 });
                 self.logged_in();
                 if self.relay.in_transaction() {
@@ -189,7 +203,10 @@ impl Session {
             let (n, reply) = backend.replies.next(input);
             Pin::new(&mut backend.leg).consume(n);
             match reply {
-                Ok(Some(reply)) => self.on_reply(&reply)?,
+                Ok(Some(reply)) => {
+                    backend.has_answered();
+                    self.on_reply(&reply)?;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(session = self.entry.handle.id.0, %error, "backend");
@@ -243,21 +260,36 @@ impl Session {
 
     /// The next step of a message that is said again.
     fn go_on(&mut self) -> Result<(), End> {
-        let Some(next) = self.relay.go_on() else { return Ok(()) };
+        let next = self.relay.go_on();
+        let orphaned = self.relay.orphaned();
+        self.say(&orphaned);
+        let Some(next) = next else { return Ok(()) };
         self.tell_backend(&next.send);
         if next.stream
             && let Some(backend) = &mut self.backend
         {
             backend.streamed = Some(0);
         }
-        if next.withdrawn {
-            self.waiting = None;
-            self.withdraw();
+        // Where the client waits for nothing yet, its next command is refused.
+        if next.withdrawn > 0 {
+            self.stop_waiting();
+            self.withdraw(next.withdrawn);
         } else if self.relay.is_poisoned() {
             self.world().metrics.messages.count("poisoned");
-            self.waiting = None;
         }
         Ok(())
+    }
+
+    /// What waits is answered otherwise.
+    fn stop_waiting(&mut self) {
+        if let Some(wait) = self.waiting.take() {
+            self.release_clock(&wait);
+        }
+    }
+
+    fn backend_speaks(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.backend.as_mut().is_some_and(|b| Pin::new(&mut b.leg).poll_fill_buf(&mut cx).is_ready())
     }
 
     // ---- losing it ------------------------------------------------------------------------------------
@@ -268,9 +300,8 @@ impl Session {
         if self.relay.lose_backend() {
             self.on_ambiguous();
         }
-        if self.relay.reset_by_loss() {
-            self.say(b"250 2.0.0 Ok\r\n");
-        }
+        let orphaned = self.relay.orphaned();
+        self.say(&orphaned);
         if self.relay.in_transaction() && !self.content_is_kept() {
             self.lose_content();
         }
