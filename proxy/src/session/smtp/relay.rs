@@ -164,7 +164,7 @@ impl Session {
         let role = match door.listener.protocol {
             Protocol::Submission => Role::Submission,
             Protocol::Lmtp => Role::Lmtp,
-            Protocol::Smtp | Protocol::Imap => Role::Relay,
+            Protocol::Smtp | Protocol::Imap | Protocol::Http => Role::Relay,
         };
         let bare = match door.listener.smtp.bare_newline {
             BareNewline::Normalize => Bare::Normalize,
