@@ -74,14 +74,17 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One message in the mailbox of a recipient; nothing if it carries no effect.
-    pub fn add(&mut self, recipient: impl Into<String>, body: &[u8]) {
+    /// One message in the mailboxes of these recipients; nothing if it carries no effect.
+    pub fn add<R: Into<String> + Clone>(&mut self, recipients: &[R], body: &[u8]) {
         let Some(id) = id_of(body) else { return };
-        let effect = (id.to_owned(), recipient.into());
-        if !unchanged(body) {
-            self.changed.push(named(&effect));
+        let changed = !unchanged(body);
+        for recipient in recipients {
+            let effect = (id.to_owned(), recipient.clone().into());
+            if changed {
+                self.changed.push(named(&effect));
+            }
+            *self.counts.entry(effect).or_default() += 1;
         }
-        *self.counts.entry(effect).or_default() += 1;
     }
 
     /// How many were found.
@@ -141,12 +144,12 @@ impl Ledger {
     /// Judges by the recipients and bodies of the final mailboxes.
     pub fn judge_mail<R, B>(&self, found: impl IntoIterator<Item = (R, B)>) -> Verdict
     where
-        R: Into<String>,
+        R: Into<String> + Clone,
         B: AsRef<[u8]>,
     {
         let mut tally = Tally::default();
         for (recipient, body) in found {
-            tally.add(recipient, body.as_ref());
+            tally.add(&[recipient], body.as_ref());
         }
         self.judge_tally(&tally)
     }

@@ -7,7 +7,7 @@ mod bodies;
 mod crowd;
 mod report;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bascule_tests::{
     fake::Options,
@@ -99,13 +99,19 @@ async fn cutover(rig: &Rig, to: &'static str) -> Window {
 /// Counts what is in the mailboxes of the platform that serves, and empties them.
 async fn sweep(rig: &Rig, users: &[String], tally: &mut Tally) {
     let serving = rig.pair.platform(&rig.active().await).unwrap();
+    // The recipients of one message have one copy: it is looked at once.
+    let mut found: HashMap<*const u8, (Arc<[u8]>, Vec<&str>)> = HashMap::new();
     for user in users {
         for message in serving.store().messages(user, "INBOX") {
             if id_of(&message.body).is_some() {
-                tally.add(user, &message.body);
                 serving.store().expunge(user, "INBOX", message.uid);
+                let copy = found.entry(message.body.as_ptr()).or_insert_with(|| (message.body, Vec::new()));
+                copy.1.push(user);
             }
         }
+    }
+    for (body, recipients) in found.into_values() {
+        tally.add(&recipients, &body);
     }
     for platform in [rig.old_pool(), rig.new_pool()] {
         platform.forget();
