@@ -145,6 +145,11 @@ impl Bascule {
         (self.address, setup::SMTP).into()
     }
 
+    /// Mail from other servers: implicit TLS, if the pools have it.
+    pub fn smtps(&self) -> SocketAddr {
+        (self.address, setup::SMTPS).into()
+    }
+
     /// Mail from users: STARTTLS, if the pools have it.
     pub fn submission(&self) -> SocketAddr {
         (self.address, setup::SUBMISSION).into()
