@@ -15,6 +15,7 @@ mod rig;
 mod scene;
 mod secrets;
 mod setup;
+mod smtp_all;
 mod smtp_clients;
 mod smtp_faults;
 mod smtp_rig;

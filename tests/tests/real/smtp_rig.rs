@@ -83,14 +83,23 @@ impl Post {
         }
     }
 
-    /// Judges by the INBOXes of these users at one of the servers, once the queues are empty.
-    pub(super) async fn judged(&self, server: &Dovecot, users: &[&str]) -> Verdict {
+    /// What a user has in INBOX at one of the servers.
+    pub(super) async fn bodies(&self, server: &Dovecot, user: &str) -> Vec<Vec<u8>> {
+        let mut session = server.session(user).await.unwrap();
+        session.select("INBOX").await.unwrap().ok().unwrap();
+        session.bodies().await.unwrap()
+    }
+
+    /// Judges by the INBOXes of these users at one of the servers, once the queues are empty, and by what else was found.
+    pub(super) async fn judged(
+        &self,
+        server: &Dovecot,
+        users: &[&str],
+        mut found: Vec<(String, Vec<u8>)>,
+    ) -> Verdict {
         self.delivered().await;
-        let mut found = Vec::new();
         for user in users {
-            let mut session = server.session(user).await.unwrap();
-            session.select("INBOX").await.unwrap().ok().unwrap();
-            let bodies = session.bodies().await.unwrap();
+            let bodies = self.bodies(server, user).await;
             found.extend(bodies.into_iter().map(|body| (format!("{user}@example.org"), body)));
         }
         self.ledger.judge_mail(found)
@@ -98,7 +107,7 @@ impl Post {
 
     /// Nothing was lost, doubled or changed, and nobody was left without an answer: so many messages are there.
     pub(super) async fn holds(&self, server: &Dovecot, users: &[&str], messages: usize) {
-        let verdict = self.judged(server, users).await;
+        let verdict = self.judged(server, users, Vec::new()).await;
         assert!(verdict.clean() && verdict.unknown == 0, "{verdict:?}");
         assert_eq!(verdict.acknowledged, messages, "{verdict:?}");
     }
