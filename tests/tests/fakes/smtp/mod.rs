@@ -6,6 +6,7 @@
 mod cutover;
 mod dialogue;
 mod killed;
+mod limits;
 mod passing;
 
 use std::sync::Arc;
