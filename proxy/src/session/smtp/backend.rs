@@ -11,7 +11,7 @@ use std::{
 };
 
 use bascule_protocols::smtp::{
-    relay::{AMBIGUOUS, DELIVERED, Hello, POISONED, Then, Told},
+    relay::{AMBIGUOUS, Command, DELIVERED, Hello, Own, POISONED, Then, Told},
     reply::{Class, Replies, Reply},
 };
 use tokio::io::AsyncBufRead;
@@ -35,6 +35,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Session {
     /// Carries out what waits, as far as it can be now.
     pub(super) fn carry_on(&mut self) -> Result<(), End> {
+        if matches!(&self.waiting, Some(Wait { what: Waiting::Commit, .. })) && !self.relay.waits_to_commit()
+        {
+            // It was refused or withdrawn meanwhile, and its client told.
+            self.forget_waiting();
+            self.drop_content();
+        }
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
@@ -54,6 +60,10 @@ impl Session {
         if commit && !self.claim() {
             return Ok(());
         }
+        if let Err(own) = self.still() {
+            self.parked = Some(own);
+            return self.answer_parked();
+        }
         if !self.admit(commit) {
             self.mark_held();
             return Ok(());
@@ -69,6 +79,22 @@ impl Session {
             Waiting::Login(_) => {}
         }
         Ok(())
+    }
+
+    /// The command that waits, read again: its message may have been refused or withdrawn meanwhile.
+    fn still(&mut self) -> Result<(), Own> {
+        let Some(Wait { what: Waiting::Command(command), .. }) = &mut self.waiting else { return Ok(()) };
+        let read = self.relay.still(std::mem::replace(command, Command::Reset));
+        match read {
+            Ok(same) => {
+                *command = same;
+                Ok(())
+            }
+            Err(own) => {
+                self.forget_waiting();
+                Err(own)
+            }
+        }
     }
 
     /// Announces one more command and asks the gate.
@@ -210,7 +236,8 @@ impl Session {
         let outcome = self.relay.reply(reply);
         self.say(&DELIVERED.repeat(outcome.before));
         match outcome.client {
-            Told::Reply => self.say(&reply.bytes),
+            Told::Reply if outcome.times == 1 => self.say(&reply.bytes),
+            Told::Reply => self.say(&reply.bytes.repeat(outcome.times)),
             Told::Withdrawn => self.say(POISONED),
             Told::Nothing => {}
         }
@@ -250,12 +277,12 @@ impl Session {
         {
             backend.streamed = Some(0);
         }
+        self.say(&next.say);
         if next.withdrawn {
-            self.waiting = None;
-            self.withdraw();
-        } else if self.relay.is_poisoned() {
             self.world().metrics.messages.count("poisoned");
-            self.waiting = None;
+            if !next.say.is_empty() {
+                self.drop_content();
+            }
         }
         Ok(())
     }
@@ -265,11 +292,10 @@ impl Session {
     /// End of file, an error, 421, or a reply that nobody asked for.
     pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
         self.backend = None;
-        if self.relay.lose_backend() {
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
+        if loss.ambiguous {
             self.on_ambiguous();
-        }
-        if self.relay.reset_by_loss() {
-            self.say(b"250 2.0.0 Ok\r\n");
         }
         if self.relay.in_transaction() && !self.content_is_kept() {
             self.lose_content();
@@ -302,8 +328,16 @@ impl Session {
     /// Ends a connection that stands in the middle of a message.
     pub(super) fn cut_backend(&mut self) {
         self.backend = None;
-        self.relay.lose_backend();
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
         self.sync_word();
+    }
+
+    /// What waited is answered already.
+    pub(super) fn forget_waiting(&mut self) {
+        if let Some(wait) = self.waiting.take() {
+            self.release_clock(&wait);
+        }
     }
 
     /// What waited goes on: its time counts as held if it met a shut gate.

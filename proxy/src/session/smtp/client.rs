@@ -11,7 +11,7 @@ use std::{
 use bascule_protocols::smtp::{
     auth::MECHANISMS,
     keywords::Shown,
-    relay::{Command, Own, POISONED, Relay, Role, Verdict},
+    relay::{Command, Own, Relay, Role, Verdict},
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
@@ -132,7 +132,7 @@ impl Session {
             None => {}
             Some(Own::Hello(hello)) => {
                 let extended = hello.extended;
-                if self.relay.greet(hello) {
+                if self.relay.greet(hello, self.backend.is_some()) {
                     self.tell_backend(b"RSET\r\n");
                 }
                 self.drop_content();
@@ -170,13 +170,6 @@ impl Session {
             format!("250 {hostname}\r\n").into_bytes()
         };
         self.say(&reply);
-    }
-
-    /// A promise is withdrawn, and the client told so.
-    pub(super) fn withdraw(&mut self) {
-        self.world().metrics.messages.count("poisoned");
-        self.say(POISONED);
-        self.drop_content();
     }
 
     fn starttls(&mut self) -> Result<(), End> {

@@ -104,10 +104,8 @@ impl Session {
         let shared = self.world().topology.load().active().contract.storage == Storage::Shared;
         let whole = self.relay.answered() && !self.relay.in_transaction();
         let Some(backend) = self.backend.take() else { return };
-        self.relay.lose_backend();
-        if self.relay.reset_by_loss() {
-            self.say(b"250 2.0.0 Ok\r\n");
-        }
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
         if self.relay.in_transaction() && !self.content_is_kept() {
             self.lose_content();
         }
