@@ -349,6 +349,7 @@ impl Session {
             world.metrics.held_commands.dec();
             world.metrics.held(world.holds.record(since, Instant::now()));
             self.entry.handle.describe(|info| info.held = 0);
+            self.entry.handle.word_changed();
         }
     }
 

@@ -8,6 +8,7 @@ mod dialogue;
 mod gate;
 mod killed;
 mod limits;
+mod load;
 mod passing;
 
 use std::sync::Arc;
