@@ -5,6 +5,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod http;
 pub mod imap;
 pub mod lines;
 pub mod smtp;

@@ -88,3 +88,26 @@ pub const HANDSHAKE: Duration = Duration::from_secs(15);
 pub const FAILED_LOGINS: u32 = 5;
 /// Clients that reconnect do not all come in the same second.
 pub const SHUTDOWN: Duration = Duration::from_secs(30);
+
+// `[limits.http]`
+
+/// A browser sends a head in one packet; more is a bad network, or somebody who keeps places taken.
+pub const HTTP_HEADER: Duration = Duration::from_secs(10);
+/// Long cookies and Kerberos tickets fit; what servers take by default is a quarter of it.
+pub const HTTP_HEADER_SIZE: usize = 64 * KIB;
+/// A large attachment over a slow uplink.
+pub const HTTP_BODY: Duration = Duration::from_secs(600);
+/// Twice what mail platforms take as a message, since attachments travel encoded.
+pub const HTTP_BODY_SIZE: u64 = 128 * MIB;
+/// Browsers keep connections for longer than a person reads a message; servers for about as long as this.
+pub const HTTP_IDLE: Duration = Duration::from_secs(75);
+/// Pages and balancers give a request up after one minute.
+pub const HTTP_HOLD: Duration = Duration::from_secs(30);
+/// More than a second's requests of a large platform's whole webmail.
+pub const HTTP_HELD_REQUESTS: usize = 10_000;
+/// Sixteen kilobytes for each of them.
+pub const HTTP_HELD_BYTES: usize = 160 * 1024 * KIB;
+/// What browsers count on (RFC 9113 §6.5.2 recommends no less).
+pub const HTTP_STREAMS: u32 = 100;
+/// The longest long poll of an ActiveSync phone is 59 minutes.
+pub const HTTP_SILENCE: Duration = Duration::from_secs(3600);

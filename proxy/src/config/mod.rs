@@ -14,12 +14,14 @@ use std::{
 
 pub mod defaults;
 mod error;
+mod http;
 mod raw;
 #[cfg(test)]
 mod tests;
 mod validate;
 
 pub use error::ConfigError;
+pub use http::{HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion, Route};
 
 /// One configuration file, checked as a whole.
 #[derive(Debug, Clone)]
@@ -88,6 +90,8 @@ pub struct Listener {
     pub relay: Relay,
     /// What SMTP adds.
     pub smtp: SmtpListener,
+    /// What HTTP adds.
+    pub http: HttpListener,
 }
 
 /// What a listener for SMTP, submission or LMTP decides.
@@ -178,6 +182,8 @@ pub enum Protocol {
     Submission,
     /// Delivery (RFC 2033).
     Lmtp,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
 }
 
 impl Protocol {
@@ -192,6 +198,7 @@ impl Protocol {
             Self::Smtp => "smtp",
             Self::Submission => "submission",
             Self::Lmtp => "lmtp",
+            Self::Http => "http",
         }
     }
 }
@@ -233,6 +240,8 @@ pub struct Pool {
     pub submission: Option<Service>,
     /// `[pool.NAME.lmtp]`
     pub lmtp: Option<Service>,
+    /// `[pool.NAME.http.SERVICE]`
+    pub http: BTreeMap<String, HttpService>,
     /// Declared capabilities; `None`: learnt by the probe accounts.
     pub capabilities: Option<Vec<String>>,
     /// `[pool.NAME.promote] run`: making the pool able to write. `None`: it always is, its fence aside.
@@ -242,13 +251,14 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The servers of one protocol, if the pool has any.
+    /// The servers of one protocol, if the pool has any; HTTP has services with names instead.
     pub fn service(&self, protocol: Protocol) -> Option<&Service> {
         match protocol {
             Protocol::Imap => Some(&self.imap),
             Protocol::Smtp => self.smtp.as_ref(),
             Protocol::Submission => self.submission.as_ref(),
             Protocol::Lmtp => self.lmtp.as_ref(),
+            Protocol::Http => None,
         }
     }
 }
@@ -550,4 +560,6 @@ pub struct Limits {
     pub failed_logins: u32,
     /// Farewells after SIGTERM are spread over this long.
     pub shutdown: Duration,
+    /// `[limits.http]`
+    pub http: HttpLimits,
 }

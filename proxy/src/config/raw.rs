@@ -62,6 +62,18 @@ pub(super) struct Listener {
     pub(super) ambiguous: Maybe<String>,
     pub(super) devices: Maybe<Vec<Spanned<String>>>,
     pub(super) rates: Maybe<Rates>,
+    pub(super) routes: Maybe<Vec<Spanned<Route>>>,
+    pub(super) redirect: Maybe<String>,
+    pub(super) hsts: Maybe<Time>,
+    pub(super) acme: Maybe<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) host: Maybe<String>,
+    pub(super) path: Spanned<String>,
+    pub(super) service: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,6 +101,8 @@ pub(super) struct Pool {
     pub(super) smtp: Maybe<Service>,
     pub(super) submission: Maybe<Service>,
     pub(super) lmtp: Maybe<Service>,
+    #[serde(default)]
+    pub(super) http: Named<HttpService>,
     pub(super) capabilities: Maybe<Vec<Spanned<String>>>,
     pub(super) promote: Maybe<Promote>,
     pub(super) fence: Maybe<Fence>,
@@ -124,6 +138,18 @@ pub(super) struct Service {
     pub(super) client_address: Maybe<String>,
     pub(super) dial_timeout: Maybe<Time>,
     pub(super) keywords: Maybe<Vec<Spanned<String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpService {
+    pub(super) servers: Spanned<Vec<Spanned<String>>>,
+    pub(super) tls: Spanned<ServiceTls>,
+    pub(super) version: Maybe<String>,
+    pub(super) client_address: Maybe<String>,
+    pub(super) balance: Maybe<String>,
+    pub(super) dial_timeout: Maybe<Time>,
+    pub(super) silence: Maybe<Time>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -221,6 +247,21 @@ pub(super) struct Limits {
     pub(super) handshake: Maybe<Time>,
     pub(super) failed_logins: Maybe<u32>,
     pub(super) shutdown: Maybe<Time>,
+    pub(super) http: Maybe<HttpLimits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpLimits {
+    pub(super) header: Maybe<Time>,
+    pub(super) header_size: Maybe<Size>,
+    pub(super) body: Maybe<Time>,
+    pub(super) body_size: Maybe<Size>,
+    pub(super) idle: Maybe<Time>,
+    pub(super) hold: Maybe<Time>,
+    pub(super) held_requests: Maybe<usize>,
+    pub(super) held_bytes: Maybe<Size>,
+    pub(super) streams: Maybe<u32>,
 }
 
 /// A duration with its unit.

@@ -19,9 +19,9 @@ use super::{
 use crate::{
     checks::{Answer, exec::Phase},
     config::{
-        Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook, Limits,
-        Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls, StandbyLogin, Storage,
-        Unmovable,
+        Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook,
+        HttpLimits, Limits, Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls,
+        StandbyLogin, Storage, Unmovable,
     },
     gate::{Gate, Standing},
     net::spool::Spool,
@@ -68,6 +68,7 @@ pub(super) fn config(storage: Storage) -> Config {
         smtp: None,
         submission: None,
         lmtp: None,
+        http: Default::default(),
         capabilities: Some(vec!["IMAP4rev1".into()]),
         promote: Some(hook()),
         fence: Some(Fence { engage: hook(), release: hook(), kind: FenceKind::Refuse }),
@@ -143,6 +144,7 @@ fn limits() -> Limits {
         handshake: 10 * second,
         failed_logins: 3,
         shutdown: second,
+        http: HttpLimits::default(),
     }
 }
 

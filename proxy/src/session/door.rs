@@ -91,6 +91,8 @@ pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit
         Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
             smtp::serve(door.clone(), client, entry).await;
         }
+        // The leg is not there yet.
+        Protocol::Http => door.world.metrics.connections_refused.count("not_ready"),
     }
     gauge.dec();
     drop(permit);

@@ -141,7 +141,7 @@ impl Keywords {
             Protocol::Smtp => self.0.first(),
             Protocol::Submission => self.0.get(1),
             Protocol::Lmtp => self.0.get(2),
-            Protocol::Imap => None,
+            Protocol::Imap | Protocol::Http => None,
         }
     }
 

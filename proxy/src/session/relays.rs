@@ -38,7 +38,7 @@ impl Relays {
         match protocol {
             Protocol::Smtp => Some(smtp),
             Protocol::Submission => Some(submission),
-            Protocol::Imap | Protocol::Lmtp => None,
+            Protocol::Imap | Protocol::Lmtp | Protocol::Http => None,
         }
     }
 

@@ -84,6 +84,12 @@ impl Driver {
             self.waiting = None;
             self.drop_content();
         }
+        if let Some(Waiting::Command(command)) = &self.waiting
+            && let Some(reply) = self.relay.refusal(command)
+        {
+            self.waiting = None;
+            self.parked = Some(Own::Say(reply));
+        }
         if self.waiting.is_none() || !self.connected || self.relay.replays() || !self.gate {
             return false;
         }
@@ -93,10 +99,7 @@ impl Driver {
             return false;
         }
         match self.waiting.take() {
-            Some(Waiting::Command(command)) => match self.relay.still(command) {
-                Ok(command) => self.forward(command),
-                Err(own) => self.parked = Some(own),
-            },
+            Some(Waiting::Command(command)) => self.forward(command),
             Some(Waiting::Commit) => {
                 let end = self.relay.end();
                 self.to_server.extend(end);
@@ -138,6 +141,13 @@ impl Driver {
                 }
                 self.drop_content();
                 self.to_client.extend(b"250 hello\r\n");
+            }
+            Some(Own::Reset) => {
+                if self.relay.reset(self.connected) {
+                    self.to_server.extend(b"RSET\r\n");
+                }
+                self.drop_content();
+                self.to_client.extend(b"250 2.0.0 Ok\r\n");
             }
             Some(Own::Say(reply)) => self.to_client.extend(reply),
             Some(Own::Refuse(reply)) => {

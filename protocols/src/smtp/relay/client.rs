@@ -68,13 +68,19 @@ impl Relay {
         }
     }
 
-    /// The content that comes is read to its end, goes nowhere, and is answered so.
-    pub fn refuse_content(&mut self, reply: &[u8]) {
-        if !matches!(self.reading, Reading::Content(_)) {
-            return;
-        }
-        if let Reading::Content(content) = std::mem::replace(&mut self.reading, Reading::Command) {
-            self.reading = Reading::Refusing(content, reply.to_vec());
+    /// The content that comes is read to its end and goes nowhere. DATA is answered so at its end; the returned bytes
+    /// are for the client whose chunk is answered now.
+    pub fn refuse_content(&mut self, reply: &[u8]) -> Vec<u8> {
+        match self.reading {
+            Reading::Over if matches!(&self.transaction, Some(t) if t.mode == Mode::Data) => Vec::new(),
+            Reading::Content(_) | Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over => {
+                self.refuse(reply).say
+            }
+            Reading::Command
+            | Reading::Answer
+            | Reading::Asked
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_) => Vec::new(),
         }
     }
 
@@ -104,8 +110,7 @@ impl Relay {
             Verb::Rcpt => self.on_rcpt(command.arguments, line, pinned),
             Verb::Data => self.on_data(command.arguments),
             Verb::Bdat => self.on_chunk(command.arguments, pinned),
-            Verb::Rset if self.transaction.is_some() => Verdict::Command(Command::Reset),
-            Verb::Rset => say("250 2.0.0 Ok"),
+            Verb::Rset => Verdict::Own(Own::Reset),
             Verb::Noop => say("250 2.0.0 Ok"),
             Verb::Quit => Verdict::Own(Own::Quit),
             Verb::Starttls => self.on_starttls(command.arguments),
@@ -255,7 +260,6 @@ impl Relay {
             Command::Data => b"DATA\r\n".to_vec(),
             Command::Chunk { size: 0, last: true } => Vec::new(),
             Command::Chunk { size, .. } => format!("BDAT {size}\r\n").into_bytes(),
-            Command::Reset => b"RSET\r\n".to_vec(),
         }
     }
 
@@ -296,10 +300,6 @@ impl Relay {
                 }
                 What::Chunk { last }
             }
-            Command::Reset => {
-                self.transaction = None;
-                What::Reset
-            }
         };
         self.await_reply(what, None);
     }
@@ -321,6 +321,11 @@ impl Relay {
     /// (`connected`), must be told RSET.
     pub fn greet(&mut self, hello: Hello, connected: bool) -> bool {
         self.hello = Some(hello);
+        self.reset(connected)
+    }
+
+    /// The same for a client that said RSET.
+    pub fn reset(&mut self, connected: bool) -> bool {
         let told = self.transaction.take().is_some() && connected;
         if told {
             self.await_reply(What::Reset, Some(Class::Done));

@@ -2,18 +2,17 @@
 //!
 //! Rule: whatever the lost one was asked is either asked again or answered by us, never neither.
 
-use super::{AMBIGUOUS, Awaited, Command, GoOn, Mode, Own, POISONED, Reading, Relay, Role, What};
+use super::{Awaited, Command, GoOn, Mode, POISONED, Reading, Relay, Role, What};
 use crate::smtp::{data::Chunk, reply::Class};
 
-/// There is nothing left to reset.
-const RESET: &[u8] = b"250 2.0.0 Ok\r\n";
 const NO_MAIL: &[u8] = b"503 5.5.1 MAIL first\r\n";
+const NO_RCPT: &[u8] = b"554 5.5.1 No recipient was accepted\r\n";
 
 /// What a loss leaves behind.
 #[derive(Debug, Default)]
 pub struct Loss {
     /// A message was committed there, and nobody knows what became of it; the caller decides between
-    /// [`Relay::forget_commit`] and telling [`AMBIGUOUS`].
+    /// [`Relay::forget_commit`] and telling [`super::AMBIGUOUS`].
     pub ambiguous: bool,
     /// For the client: answers to what nobody will be asked again.
     pub say: Vec<u8>,
@@ -38,23 +37,22 @@ impl Relay {
         }
         // What was to be said behind an envelope that was refused or withdrawn meanwhile.
         if self.transaction.is_none() {
-            say.extend(self.refuse(AMBIGUOUS).say);
+            say.extend(self.refuse(NO_MAIL).say);
         } else if self.is_poisoned() {
             say.extend(self.refuse(POISONED).say);
         }
         Loss { ambiguous: self.transaction.as_ref().is_some_and(|t| t.committed), say }
     }
 
-    /// What belongs to a message that is over is not said again, and still answered.
+    /// What came behind a MAIL that was refused is not said again, and still answered.
     fn answer_lost(&mut self, what: &What) -> &'static [u8] {
         match what {
-            What::Forward => return b"",
-            What::Reset => return RESET,
+            What::Forward | What::Reset => return b"",
             What::Data => self.reading = Reading::Command,
             What::Chunk { .. } => self.end_chunk(),
             What::Mail | What::Rcpt(_) | What::End { .. } => {}
         }
-        AMBIGUOUS
+        NO_MAIL
     }
 
     /// Whether it belongs to the message under way.
@@ -62,30 +60,28 @@ impl Relay {
         self.transaction.is_some() && awaited.of == self.serial && awaited.what != What::Reset
     }
 
-    /// A command that waited, and whose turn has come: it is read as if it came now, since its message may have been
-    /// refused or withdrawn meanwhile.
-    pub fn still(&mut self, command: Command) -> Result<Command, Own> {
+    /// Why a command that waited cannot be carried out now that its turn has come: its message was refused or withdrawn
+    /// meanwhile.
+    pub fn refusal(&mut self, command: &Command) -> Option<Vec<u8>> {
         let reply = match &self.transaction {
             None => NO_MAIL,
             Some(transaction) if transaction.poisoned => POISONED,
-            Some(_) => return Ok(command),
+            Some(_) => return None,
         };
         let mut times = 1;
         match command {
-            Command::Mail(_) => return Ok(command),
-            Command::Reset if reply == NO_MAIL => return Err(Own::Say(RESET.to_vec())),
-            Command::Reset => return Ok(command),
+            Command::Mail(_) => return None,
             Command::Rcpt(_) => {}
             Command::Data => self.transaction = None,
             Command::Chunk { size, last } => {
-                times = if last { self.owed() } else { 1 };
+                times = if *last { self.owed() } else { 1 };
                 self.transaction = None;
-                if size > 0 {
-                    self.reading = Reading::RefusingChunk(Chunk::new(size));
+                if *size > 0 {
+                    self.reading = Reading::RefusingChunk(Chunk::new(*size));
                 }
             }
         }
-        Err(Own::Say(reply.repeat(times)))
+        Some(reply.repeat(times))
     }
 
     /// How many replies the end of the message has, whatever they say.
@@ -114,7 +110,10 @@ impl Relay {
     /// A new backend was greeted. Returns the envelope to send to it, if a message is under way: what the client was
     /// promised, and what it has not been answered. Call [`Self::go_on`] when all of it has its reply.
     pub fn replay(&mut self) -> Vec<u8> {
-        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.poisoned) else { return Vec::new() };
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.poisoned && self.in_transaction())
+        else {
+            return Vec::new();
+        };
         let mut out = transaction.mail.bytes.to_vec();
         let of = self.serial;
         self.flight.push_back(Awaited { what: What::Mail, given: transaction.mail.given, of });
@@ -147,6 +146,11 @@ impl Relay {
             self.await_reply(What::Reset, Some(Class::Done));
             return Some(GoOn { send: b"RSET\r\n".to_vec(), ..self.refuse(POISONED) });
         }
+        if matches!(self.reading, Reading::Asked) && transaction.unanswered().next().is_none() {
+            // The next backend would ask for content that goes to nobody.
+            self.reading = Reading::Command;
+            return Some(GoOn { say: NO_RCPT.to_vec(), ..GoOn::default() });
+        }
         let chunk_unanswered = matches!(self.reading, Reading::Chunk { .. } | Reading::ChunkAsked);
         let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
         let (what, given, send, stream) = match (transaction.mode, &self.reading) {
@@ -170,7 +174,7 @@ impl Relay {
     }
 
     /// The message will not be taken; `reply` is for the answer that its client waits for now, or will.
-    fn refuse(&mut self, reply: &[u8]) -> GoOn {
+    pub(super) fn refuse(&mut self, reply: &[u8]) -> GoOn {
         let times = match std::mem::replace(&mut self.reading, Reading::Command) {
             Reading::Asked => {
                 self.transaction = None;

@@ -59,6 +59,8 @@ pub enum Own {
     Auth(Box<[u8]>),
     /// QUIT.
     Quit,
+    /// RSET; the driver calls [`Relay::reset`].
+    Reset,
     /// Anything that has a fixed reply.
     Say(Vec<u8>),
     /// The content of a poisoned transaction, or one that was refused, has been read.
@@ -83,8 +85,6 @@ pub enum Command {
         /// The client said LAST.
         last: bool,
     },
-    /// `RSET`
-    Reset,
 }
 
 /// What the client's bytes are.
@@ -360,7 +360,7 @@ impl Relay {
 
     /// Whether a message is being said: its backend cannot be exchanged without saying it again.
     pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+        self.transaction.is_some() && !matches!(self.reading, Reading::Refusing(..))
     }
 
     /// Whether the content is whole and its commit byte not sent.

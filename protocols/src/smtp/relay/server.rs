@@ -30,7 +30,7 @@ impl Relay {
             What::Data => self.on_data_reply(awaited.given, class),
             What::Chunk { last } => self.on_chunk_reply(last, awaited.given, class),
             What::End { left } => self.on_end_reply(left),
-            What::Reset => tell(if awaited.given.is_some() { Told::Nothing } else { Told::Reply }),
+            What::Reset => tell(Told::Nothing),
         }
     }
 

@@ -73,6 +73,12 @@ impl Driver {
                 }
                 self.client.extend_from_slice(b"250 hello\r\n");
             }
+            Own::Reset => {
+                if self.relay.reset(self.connected) {
+                    self.backend.extend_from_slice(b"RSET\r\n");
+                }
+                self.client.extend_from_slice(b"250 2.0.0 Ok\r\n");
+            }
             Own::Say(reply) | Own::Close(reply) => self.client.extend(reply),
             Own::Refuse(reply) => {
                 self.relay.over();

@@ -9,7 +9,7 @@ use std::{
 
 use serde_spanned::Spanned;
 
-use super::{mail, table::Table};
+use super::{http, mail, table::Table};
 use crate::config::{Certificate, ConfigError, Listener, ListenerTls, Network, Protocol, Relay, Server, raw};
 
 const THREADS: u16 = 1024;
@@ -84,9 +84,9 @@ fn listener(
     raw: &raw::Listener,
     file: &raw::File,
 ) -> Result<Listener, ConfigError> {
-    let protocols = [Protocol::Imap, Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+    let protocols = [Protocol::Imap, Protocol::Smtp, Protocol::Submission, Protocol::Lmtp, Protocol::Http];
     let protocols = protocols.map(|protocol| (protocol.name(), protocol));
-    let protocol = table.word("protocol", &raw.protocol, &protocols, &["http", "tcp"])?;
+    let protocol = table.word("protocol", &raw.protocol, &protocols, &["tcp"])?;
     served(table, raw, protocol, &file.pool)?;
     let tls = table.word(
         "tls",
@@ -115,6 +115,7 @@ fn listener(
     }
     let relays = [("session", Relay::Session), ("pipe", Relay::Pipe)];
     let smtp = mail::listener(table, raw, protocol)?;
+    let http = http::listener(table, raw, protocol, tls, &file.pool)?;
     Ok(Listener {
         name: name.to_owned(),
         protocol,
@@ -123,6 +124,7 @@ fn listener(
         proxy_trusted: raw.proxy_protocol.as_ref().map_or(Ok(Vec::new()), |raw| trusted(table, raw))?,
         relay: table.word_or("relay", &raw.relay, Relay::Session, &relays, &[])?,
         smtp,
+        http,
     })
 }
 
@@ -136,7 +138,8 @@ fn served(
     let without = pools.iter().find(|(_, pool)| {
         let pool = pool.get_ref();
         match protocol {
-            Protocol::Imap => false,
+            // Services of HTTP are named by routes.
+            Protocol::Imap | Protocol::Http => false,
             Protocol::Smtp => pool.smtp.is_none(),
             Protocol::Submission => pool.submission.is_none(),
             Protocol::Lmtp => pool.lmtp.is_none(),

@@ -20,8 +20,14 @@ pub(super) fn listener(
         ("rates", raw.rates.as_ref().map(Spanned::span)),
     ];
     for (key, at) in keys {
-        if let (Protocol::Imap, Some(at)) = (protocol, at) {
-            return Err(table.refuse(key, at, "it says nothing to an IMAP listener", "leave it out"));
+        let other = match protocol {
+            Protocol::Imap => "IMAP",
+            Protocol::Http => "HTTP",
+            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => continue,
+        };
+        if let Some(at) = at {
+            let what = format!("it says nothing to an {other} listener");
+            return Err(table.refuse(key, at, what, "leave it out"));
         }
     }
     let dials = [("when-needed", false), ("before-greeting", true)];

@@ -3,6 +3,7 @@
 //! Rule: everything is checked once, here; the first mistake is reported and nothing is used.
 
 mod cutover;
+mod http;
 mod listener;
 mod mail;
 mod pool;
@@ -11,7 +12,7 @@ mod table;
 use serde_spanned::Spanned;
 use table::{Table, bytes, span};
 
-use super::{Config, ConfigError, Cutover, Limits, defaults, error::Source, raw};
+use super::{Config, ConfigError, Cutover, Limits, Protocol, defaults, error::Source, raw};
 
 pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigError> {
     let root = Table::new(source, "", 0..0);
@@ -30,6 +31,10 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
     let raw_limits = raw.limits.as_ref().map_or(&none, Spanned::get_ref);
     let limits = limits(&table, raw_limits)?;
     ceilings(&root, raw_limits, raw_cutover, &limits, &cutover)?;
+    let serves_http = listeners.values().any(|listener| listener.protocol == Protocol::Http);
+    if serves_http {
+        http::holds(&root, raw_limits, raw_cutover, &limits.http, &cutover)?;
+    }
     Ok(Config { path: source.path.clone(), server, certificates, listeners, pools, cutover, limits })
 }
 
@@ -45,7 +50,9 @@ fn names(root: &Table<'_>, raw: &raw::File) -> Result<(), ConfigError> {
         let word = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         word && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64
     };
-    for (parent, name, at) in certificates.chain(listeners).chain(pools).chain(checks) {
+    let services = raw.pool.values().flat_map(|pool| &pool.get_ref().http);
+    let services = services.map(|(name, table)| ("pool.NAME.http", name, table.span()));
+    for (parent, name, at) in certificates.chain(listeners).chain(pools).chain(checks).chain(services) {
         if !legal(name) {
             let instead = "write up to 64 letters, digits, `-`, `_` and `.`, a letter or digit first";
             return Err(root.refuse(parent, at, format!("{name:?} cannot be a name"), instead));
@@ -73,6 +80,7 @@ fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
         handshake: table.time("handshake", &raw.handshake, defaults::HANDSHAKE)?,
         failed_logins: table.count("failed_logins", &raw.failed_logins, defaults::FAILED_LOGINS)?,
         shutdown: table.time("shutdown", &raw.shutdown, defaults::SHUTDOWN)?,
+        http: http::limits(table, &raw.http)?,
     };
     sizes_rise(table, raw, &limits)?;
     if limits.autologout < defaults::AUTOLOGOUT {

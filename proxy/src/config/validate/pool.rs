@@ -72,6 +72,7 @@ fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigEr
         smtp,
         submission,
         lmtp,
+        http: super::http::services(table, &raw.http)?,
         capabilities,
         promote: promote.transpose()?,
         fence,
@@ -201,7 +202,7 @@ fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<
             &[("none", ClientAddress::None), ("id", ClientAddress::Id)],
             &["proxy-v2", "xclient", "xforward"],
         ),
-        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => (
+        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp | Protocol::Http => (
             &[
                 ("none", ClientAddress::None),
                 ("xclient", ClientAddress::Xclient),
@@ -241,7 +242,7 @@ fn keywords(
 }
 
 /// The host of `host:port`, an IPv6 address without its brackets.
-fn host<'s>(table: &Table<'_>, server: &'s Spanned<String>) -> Result<&'s str, ConfigError> {
+pub(super) fn host<'s>(table: &Table<'_>, server: &'s Spanned<String>) -> Result<&'s str, ConfigError> {
     let split = server.get_ref().rsplit_once(':').and_then(|(host, port)| {
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = if host.contains(':') { bare? } else { host };
@@ -255,7 +256,7 @@ fn host<'s>(table: &Table<'_>, server: &'s Spanned<String>) -> Result<&'s str, C
     })
 }
 
-fn service_tls(
+pub(super) fn service_tls(
     table: &Table<'_>,
     raw: &raw::ServiceTls,
     server: &Spanned<String>,

@@ -5,13 +5,14 @@
 //! listener's policy decides about it.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bascule_protocols::smtp::{
-    relay::{AMBIGUOUS, Command, DELIVERED, Hello, Own, POISONED, Then, Told},
+    relay::{AMBIGUOUS, DELIVERED, Hello, Own, POISONED, Then, Told},
     reply::{Class, Replies, Reply},
 };
 use tokio::io::AsyncBufRead;
@@ -41,6 +42,13 @@ impl Session {
             self.forget_waiting();
             self.drop_content();
         }
+        if let Some(Wait { what: Waiting::Command(command), .. }) = &self.waiting
+            && let Some(reply) = self.relay.refusal(command)
+        {
+            self.forget_waiting();
+            self.parked = Some(Own::Say(reply));
+            return self.answer_parked();
+        }
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
@@ -57,12 +65,12 @@ impl Session {
         if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
             return Ok(());
         }
+        // All was answered: it has come to its end, or says that it will.
+        if commit && self.backend_speaks() {
+            return self.on_backend();
+        }
         if commit && !self.claim() {
             return Ok(());
-        }
-        if let Err(own) = self.still() {
-            self.parked = Some(own);
-            return self.answer_parked();
         }
         if !self.admit(commit) {
             self.mark_held();
@@ -79,22 +87,6 @@ impl Session {
             Waiting::Login(_) => {}
         }
         Ok(())
-    }
-
-    /// The command that waits, read again: its message may have been refused or withdrawn meanwhile.
-    fn still(&mut self) -> Result<(), Own> {
-        let Some(Wait { what: Waiting::Command(command), .. }) = &mut self.waiting else { return Ok(()) };
-        let read = self.relay.still(std::mem::replace(command, Command::Reset));
-        match read {
-            Ok(same) => {
-                *command = same;
-                Ok(())
-            }
-            Err(own) => {
-                self.forget_waiting();
-                Err(own)
-            }
-        }
     }
 
     /// Announces one more command and asks the gate.
@@ -181,6 +173,8 @@ impl Session {
                     epoch,
                     keywords,
                     streamed: None,
+                    later: VecDeque::new(),
+                    waits: false,
                 });
                 self.logged_in();
                 if self.relay.in_transaction() {
@@ -215,7 +209,10 @@ impl Session {
             let (n, reply) = backend.replies.next(input);
             Pin::new(&mut backend.leg).consume(n);
             match reply {
-                Ok(Some(reply)) => self.on_reply(&reply)?,
+                Ok(Some(reply)) => {
+                    backend.has_answered();
+                    self.on_reply(&reply)?;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(session = self.entry.handle.id.0, %error, "backend");
@@ -285,6 +282,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn backend_speaks(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.backend.as_mut().is_some_and(|b| Pin::new(&mut b.leg).poll_fill_buf(&mut cx).is_ready())
     }
 
     // ---- losing it ------------------------------------------------------------------------------------

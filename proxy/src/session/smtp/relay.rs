@@ -3,6 +3,7 @@
 //! Rule: one thing waits at a time; while it waits the client is not read, so that order needs no queue.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -44,6 +45,36 @@ pub(super) struct Backend {
     pub(super) keywords: Keywords,
     /// Bytes of the kept content that it was sent; `None`: it has not asked for content.
     pub(super) streamed: Option<u64>,
+    /// It knows no PIPELINING: what it is told when it has answered.
+    pub(super) later: VecDeque<Box<[u8]>>,
+    pub(super) waits: bool,
+}
+
+impl Backend {
+    /// Says these lines, one by one where it must be. A failed backend is found by the next read.
+    pub(super) fn tell(&mut self, lines: &[u8]) {
+        if self.keywords.has("PIPELINING") {
+            let _ = self.out.push(&mut self.leg, lines);
+            return;
+        }
+        self.later.extend(lines.split_inclusive(|b| *b == b'\n').map(Into::into));
+        self.tell_next();
+    }
+
+    /// It has answered.
+    pub(super) fn has_answered(&mut self) {
+        self.waits = false;
+        self.tell_next();
+    }
+
+    fn tell_next(&mut self) {
+        if !self.waits
+            && let Some(line) = self.later.pop_front()
+        {
+            self.waits = true;
+            let _ = self.out.push(&mut self.leg, &line);
+        }
+    }
 }
 
 /// What the client said and what cannot be carried out yet.
@@ -133,7 +164,7 @@ impl Session {
         let role = match door.listener.protocol {
             Protocol::Submission => Role::Submission,
             Protocol::Lmtp => Role::Lmtp,
-            Protocol::Smtp | Protocol::Imap => Role::Relay,
+            Protocol::Smtp | Protocol::Imap | Protocol::Http => Role::Relay,
         };
         let bare = match door.listener.smtp.bare_newline {
             BareNewline::Normalize => Bare::Normalize,
@@ -319,10 +350,9 @@ impl Session {
         let _ = self.to_client.push(&mut self.client, bytes);
     }
 
-    /// A failed backend is found by the next read.
-    pub(super) fn tell_backend(&mut self, bytes: &[u8]) {
+    pub(super) fn tell_backend(&mut self, lines: &[u8]) {
         if let Some(backend) = &mut self.backend {
-            let _ = backend.out.push(&mut backend.leg, bytes);
+            backend.tell(lines);
         }
     }
 

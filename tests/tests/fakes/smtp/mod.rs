@@ -6,6 +6,8 @@
 mod cutover;
 mod dialogue;
 mod gate;
+mod killed;
+mod limits;
 mod passing;
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use bascule_tests::{
         Platform,
         smtp::{Accepted, Door},
     },
-    ledger::Verdict,
+    ledger::{self, Verdict},
     smtp::{Client, Dialect},
 };
 
@@ -75,6 +77,13 @@ impl Rig {
     /// What both platforms accepted, in this order.
     fn accepted(&self) -> [Vec<Arc<Accepted>>; 2] {
         [self.old_pool(), self.new_pool()].map(Platform::accepted)
+    }
+
+    /// How often the message of this id was accepted for a recipient, on both platforms.
+    fn copies(&self, id: &str, to: &str) -> usize {
+        let of =
+            |m: &&Arc<Accepted>| ledger::id_of(&m.body) == Some(id) && m.recipients.iter().any(|r| r == to);
+        self.accepted().iter().flatten().filter(of).count()
     }
 
     /// What was acknowledged was accepted once, on one platform, and is in each mailbox of the one that serves once and

@@ -2,11 +2,13 @@
 //!
 //! Rule: a mistake is one change to the full configuration, so that nothing else can be what is refused.
 
+mod http;
+
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 
-const FULL: &str = include_str!("testdata/full.toml");
+const FULL: &str = include_str!("../testdata/full.toml");
 
 /// A folder with the files that the configuration names.
 fn folder() -> tempfile::TempDir {
@@ -314,8 +316,8 @@ fn what_comes_later_is_refused_with_what_is_allowed_now() {
     for (from, to, head) in [
         (
             "protocol = \"imap\"\nbind     = [\"[::]:993\"]",
-            "protocol = \"http\"\nbind = [\"[::]:993\"]",
-            "listener.imaps.protocol: `http`",
+            "protocol = \"tcp\"\nbind = [\"[::]:993\"]",
+            "listener.imaps.protocol: `tcp`",
         ),
         (master, "restore = { mode = \"token-hook\" }", "pool.v4.imap.restore.mode: `token-hook`"),
         (

@@ -1,0 +1,227 @@
+//! Requests that two parsers may read differently are refused before anything else looks at them (semantics §3.5).
+//!
+//! Rule: what is refused here is answered 400, the connection is closed, and not a byte reaches a backend.
+
+/// A request's head, fields in their order.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a, F> {
+    /// The request target as it came.
+    pub target: &'a str,
+    /// Its version.
+    pub version: Version,
+    /// Names in any case, and values.
+    pub fields: F,
+}
+
+/// The versions that differ in how a message is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 1.0: no transfer codings.
+    Http10,
+    /// 1.1
+    Http11,
+    /// Frames of its own; neither transfer codings nor fields about the connection.
+    Http2,
+}
+
+/// Why a request is refused; the name is a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Both Transfer-Encoding and Content-Length: whose end counts?
+    TwoLengths,
+    /// Content-Length that is no number, or several that differ.
+    Length,
+    /// A transfer coding other than one `chunked`, or one where there may be none.
+    Coding,
+    /// Not exactly one Host.
+    Host,
+    /// CR, LF or NUL in a value, a name that is none.
+    Field,
+    /// `.` or `..` as a segment of the path, also encoded: it would be routed by one path and served by another.
+    Path,
+}
+
+impl Refused {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TwoLengths => "two_lengths",
+            Self::Length => "length",
+            Self::Coding => "coding",
+            Self::Host => "host",
+            Self::Field => "field",
+            Self::Path => "path",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::TwoLengths, Self::Length, Self::Coding, Self::Host, Self::Field, Self::Path];
+}
+
+/// Fields about the connection, which HTTP/2 does not have (RFC 9113 §8.2.2).
+const CONNECTION: [&str; 5] =
+    ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
+
+/// Looks at a request's head.
+pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> Result<(), Refused> {
+    let (mut length, mut codings, mut hosts) = (None::<&[u8]>, 0u8, 0u8);
+    for (name, value) in head.fields {
+        if !is_token(name) || value.iter().any(|b| b"\r\n\0".contains(b)) {
+            return Err(Refused::Field);
+        }
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if head.version == Version::Http2 && CONNECTION.iter().any(|field| is(field)) {
+            return Err(Refused::Field);
+        }
+        if is("content-length") {
+            let value = value.trim_ascii();
+            let number = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+            if !number || length.is_some_and(|other| other != value) {
+                return Err(Refused::Length);
+            }
+            length = Some(value);
+        } else if is("transfer-encoding") {
+            codings = codings.saturating_add(1);
+            if codings > 1
+                || head.version != Version::Http11
+                || !value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+            {
+                return Err(Refused::Coding);
+            }
+        } else if is("host") {
+            hosts = hosts.saturating_add(1);
+        }
+    }
+    if codings > 0 && length.is_some() {
+        return Err(Refused::TwoLengths);
+    }
+    if hosts > 1 || (hosts == 0 && head.version == Version::Http11) {
+        return Err(Refused::Host);
+    }
+    if path_of(head.target).split('/').any(is_dots) { Err(Refused::Path) } else { Ok(()) }
+}
+
+/// The path of a request target: without the query, and without scheme and authority where those are there.
+pub fn path_of(target: &str) -> &str {
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    match path.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
+        Some(_) | None => path,
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(name: &str) -> bool {
+    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(tchar)
+}
+
+/// `.` or `..`, with either dot encoded, and with the backslash that some servers take for a slash.
+fn is_dots(segment: &str) -> bool {
+    let plain = segment.replace("%2e", ".").replace("%2E", ".");
+    let split = plain.replace("%5c", "\\").replace("%5C", "\\").replace("%2f", "\\").replace("%2F", "\\");
+    split.split('\\').any(|part| part == "." || part == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(version: Version, target: &str, fields: &[(&str, &str)]) -> Result<(), Refused> {
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+        check(Head { target, version, fields })
+    }
+
+    fn fields(more: &[(&'static str, &'static str)]) -> Result<(), Refused> {
+        checked(Version::Http11, "/", &[&[("Host", "a.test")], more].concat())
+    }
+
+    #[test]
+    fn the_end_of_a_request_is_one_place() {
+        let (length, coding) = (Err(Refused::Length), Err(Refused::Coding));
+        for (more, said) in [
+            (&[("Content-Length", "5")][..], Ok(())),
+            (&[("Content-Length", "5"), ("content-length", "5")], Ok(())),
+            (&[("Content-Length", "5"), ("Content-Length", "6")], length),
+            (&[("Content-Length", "5, 5")], length),
+            (&[("Content-Length", "+5")], length),
+            (&[("Content-Length", "0x5")], length),
+            (&[("Content-Length", "")], length),
+            (&[("Content-Length", "99999999999999999999")], length),
+            (&[("Transfer-Encoding", "chunked")], Ok(())),
+            (&[("Transfer-Encoding", "Chunked ")], Ok(())),
+            (&[("Transfer-Encoding", "gzip, chunked")], coding),
+            (&[("Transfer-Encoding", "chunked, identity")], coding),
+            (&[("Transfer-Encoding", "xchunked")], coding),
+            (&[("Transfer-Encoding", "\u{b}chunked")], coding),
+            (&[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")], coding),
+            (&[("Transfer-Encoding", "chunked"), ("Content-Length", "5")], Err(Refused::TwoLengths)),
+            (&[("Content-Length", "5"), ("TRANSFER-ENCODING", "chunked")], Err(Refused::TwoLengths)),
+        ] {
+            assert_eq!(fields(more), said, "{more:?}");
+        }
+        let old = checked(Version::Http10, "/", &[("Transfer-Encoding", "chunked")]);
+        assert_eq!(old, coding);
+    }
+
+    #[test]
+    fn fields_cannot_bring_fields() {
+        for (name, value) in [
+            ("X", "a\r\nY: b"),
+            ("X", "a\nb"),
+            ("X", "a\0"),
+            ("X ", "a"),
+            ("", "a"),
+            ("X:Y", "a"),
+            ("Content-Length\t", "5"),
+        ] {
+            assert_eq!(fields(&[(name, value)]), Err(Refused::Field), "{name:?} {value:?}");
+        }
+        for name in ["connection", "Transfer-Encoding", "upgrade", "keep-alive"] {
+            let said = checked(Version::Http2, "/", &[(name, "chunked")]);
+            assert_eq!(said, Err(Refused::Field), "{name}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_host() {
+        assert_eq!(checked(Version::Http11, "/", &[]), Err(Refused::Host));
+        assert_eq!(fields(&[("host", "a.test")]), Err(Refused::Host));
+        assert_eq!(checked(Version::Http10, "/", &[]), Ok(()));
+        assert_eq!(checked(Version::Http2, "/", &[]), Ok(()), "it has :authority");
+    }
+
+    #[test]
+    fn a_path_is_served_where_it_was_routed() {
+        for bad in [
+            "/dav/../admin",
+            "/dav/..",
+            "/./x",
+            "/a/%2e%2E/b",
+            "/a/.%2e",
+            "/a/..%5cb",
+            "/a/..%2fb",
+            "http://h/../x",
+        ] {
+            assert_eq!(checked(Version::Http11, bad, &[("Host", "h")]), Err(Refused::Path), "{bad}");
+        }
+        for good in ["/", "/a..b/...", "/.well-known/caldav", "/x?y=/../z", "*", "http://h", "/%2ehidden"] {
+            assert_eq!(checked(Version::Http11, good, &[("Host", "h")]), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_found_in_every_form_of_a_target() {
+        for (target, path) in [
+            ("/a/b?c", "/a/b"),
+            ("http://h.test:80/a?b", "/a"),
+            ("http://h.test", "/"),
+            ("/go?to=http://x/y", "/go"),
+            ("/go/http://x/y", "/go/http://x/y"),
+            ("*", "*"),
+        ] {
+            assert_eq!(path_of(target), path, "{target}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Requests that are known to change nothing although their method says nothing about it (semantics §3.3).
+//!
+//! Rule: what is not understood whole is not known.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::framing::path_of;
+
+/// A JMAP request (RFC 8620 §3.3), as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Jmap {
+    #[serde(rename = "using")]
+    _using: Vec<String>,
+    method_calls: Vec<(String, IgnoredAny, String)>,
+}
+
+/// What JMAP methods end in that only read.
+const READS: [&str; 4] = ["/get", "/query", "/changes", "/queryChanges"];
+
+/// Whether a POST with this target, content type and whole body changes nothing.
+pub fn reads_only(target: &str, content_type: &str, body: &[u8]) -> bool {
+    is_ping(target) || (is_json(content_type) && is_reading_jmap(body))
+}
+
+/// An ActiveSync long poll: it asks to be told, and may be asked again.
+pub fn is_ping(target: &str) -> bool {
+    let Some((_, query)) = target.split_once('?') else { return false };
+    let here = path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync");
+    here && query.split('&').any(|pair| pair.eq_ignore_ascii_case("Cmd=Ping"))
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+fn is_reading_jmap(body: &[u8]) -> bool {
+    let reads = |name: &str| {
+        READS.iter().any(|end| name.ends_with(end)) || matches!(name, "Core/echo" | "SearchSnippet/get")
+    };
+    serde_json::from_slice::<Jmap>(body)
+        .is_ok_and(|request| request.method_calls.iter().all(|(name, ..)| reads(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jmap(calls: &str) -> bool {
+        let body = format!(r#"{{"using": ["urn:ietf:params:jmap:mail"], "methodCalls": [{calls}]}}"#);
+        reads_only("/jmap/api", "application/json; charset=utf-8", body.as_bytes())
+    }
+
+    #[test]
+    fn jmap_that_only_asks_is_known() {
+        assert!(jmap(r#"["Email/query", {"filter": {}}, "0"], ["Email/get", {"ids": null}, "1"]"#));
+        assert!(jmap(r#"["Core/echo", {"a": [1]}, "0"]"#));
+        assert!(!jmap(r#"["Email/query", {}, "0"], ["Email/set", {"update": {}}, "1"]"#));
+        assert!(!jmap(r#"["EmailSubmission/set", {}, "0"]"#));
+        assert!(!jmap(r#"["Email/import", {}, "0"]"#));
+        assert!(!jmap(r#"["Blob/copy", {}, "0"]"#));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_known() {
+        let post = |kind, body: &str| reads_only("/jmap/api", kind, body.as_bytes());
+        assert!(!post("text/plain", r#"{"using":[],"methodCalls":[]}"#));
+        assert!(!post("application/json", r#"{"methodCalls":[["Email/get",{},"0"]]}"#));
+        assert!(!post("application/json", r#"{"using":[],"methodCalls":[["Email/get",{},"0"]"#));
+        assert!(!post("application/json", r#"{"using":[],"methodCalls":[["Email/get",{},"0"]]} {}"#));
+        // Of two members of one name servers take the first or the last.
+        let twice = r#"{"using":[],"methodCalls":[],"methodCalls":[["Email/set",{},"0"]]}"#;
+        assert!(!post("application/json", twice));
+    }
+
+    #[test]
+    fn a_ping_is_a_long_poll_and_a_sync_is_not() {
+        let ping = |target: &str| reads_only(target, "application/vnd.ms-sync.wbxml", b"");
+        assert!(ping("/Microsoft-Server-ActiveSync?User=a&Cmd=Ping&DeviceId=1"));
+        assert!(ping("/microsoft-server-activesync/?cmd=ping"));
+        assert!(!ping("/Microsoft-Server-ActiveSync?Cmd=Sync"));
+        assert!(!ping("/Microsoft-Server-ActiveSync?Cmd=SendMail&X=Cmd=Ping2"));
+        assert!(!ping("/webmail?Cmd=Ping"));
+    }
+}
