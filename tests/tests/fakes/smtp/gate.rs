@@ -3,12 +3,15 @@
 //!
 //! Rule: what a probe leaves is looked for where it could lie: in mailboxes and queues of both platforms.
 
-use bascule_tests::fake::{Options, Reaction, smtp::Door};
+use bascule_tests::{
+    fake::{Options, Reaction, smtp::Door},
+    smtp::{Client, Dialect},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{
-    super::rig::{BARRIER, aborted, through},
+    super::rig::{BARRIER, PASSWORD, aborted, through},
     BOB, FROM, Plan, Rig, USERS,
 };
 
@@ -152,6 +155,26 @@ async fn a_quiet_relay_session_leaves_the_old_pool_and_is_counted() {
     for client in &mut clients {
         assert!(rig.mail(client, &[BOB], 100).await);
     }
+    rig.nothing_of_a_probe();
+    rig.all_told().await;
+}
+
+#[tokio::test]
+async fn who_may_not_log_in_to_the_new_pool_is_found_before_the_decision() {
+    let rig = Plan::replicated()
+        .mail("xclient", "")
+        .stores(|old, _| old.add_user("dave@example.org"))
+        .start(USERS)
+        .await;
+    let mut dave =
+        Client::ready(rig.proxy.submissions(), rig.proxy.tls().unwrap(), Dialect::Smtp).await.unwrap();
+    dave.auth_plain("dave@example.org", PASSWORD, true).await.unwrap().ok().unwrap();
+    let report = aborted(rig.begin("new").end().await);
+    let reason = report["reason"].as_str().unwrap();
+    assert!(reason.contains("1 sessions cannot be moved (1 login_refused)"), "{reason}");
+    assert!(rig.mail(&mut dave, &[BOB], 100).await, "it goes on where it was");
+    dave.quit().await.unwrap();
+    through(rig.begin("new").end().await);
     rig.nothing_of_a_probe();
     rig.all_told().await;
 }
