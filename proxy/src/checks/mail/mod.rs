@@ -71,7 +71,8 @@ impl<'a> Post<'a> {
             protocol: self.protocol,
             role: if lmtp { Role::Lmtp } else { Role::Relay },
             hello: Hello { extended: true, name: hello.as_bytes().into() },
-            client: SocketAddr::from((client, 0)),
+            // Dovecot takes no port 0 for a client's.
+            client: SocketAddr::from((client, 1)),
             local: None,
             credentials: account.map(own).transpose()?,
         };

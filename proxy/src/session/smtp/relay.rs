@@ -154,6 +154,7 @@ enum Ready {
     Backend,
     Opened(PoolId, Epoch, Result<Opened, OpenError>),
     Left(bool),
+    Tried(Result<Opened, OpenError>),
     Again,
     ClientFailed,
     BackendFailed,
@@ -237,6 +238,10 @@ impl Session {
                 Ready::Backend => self.on_backend(),
                 Ready::Opened(pool, epoch, result) => self.on_opened(pool, epoch, result),
                 Ready::Left(ended) => self.on_left(ended),
+                Ready::Tried(result) => {
+                    self.on_tried(result);
+                    Ok(())
+                }
                 Ready::Again => Ok(()),
                 Ready::ClientFailed => Err(End::Client),
                 Ready::BackendFailed => self.on_backend_end(),
@@ -262,6 +267,9 @@ impl Session {
             && let Poll::Ready(ended) = leaving.as_mut().poll(cx)
         {
             return Poll::Ready(Ready::Left(ended));
+        }
+        if let Poll::Ready(result) = self.orders.poll_trial(cx) {
+            return Poll::Ready(Ready::Tried(result));
         }
         if let Poll::Ready(Err(_)) = self.to_client.poll_flush(cx, &mut self.client) {
             return Poll::Ready(Ready::ClientFailed);
@@ -362,7 +370,7 @@ impl Session {
         let greeted = self.greeted.as_ref().map(|(pool, ..)| *pool);
         Standing {
             backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards).or(greeted),
-            spare: None,
+            spare: self.orders.tries(),
             writes,
             reads,
             waits: self.waits(),

@@ -5,7 +5,9 @@
 
 mod cutover;
 mod dialogue;
+mod gate;
 mod killed;
+mod limits;
 mod load;
 mod passing;
 
@@ -47,6 +49,22 @@ impl Rig {
                 Client::ready(self.proxy.smtp(), Security::Plain, Dialect::Smtp).await.unwrap()
             }
         }
+    }
+
+    /// Whether a client of the relay is turned away before the greeting.
+    async fn greets_nobody(&self) -> bool {
+        Client::connect(self.proxy.smtp(), Security::Plain, Dialect::Smtp).await.is_err()
+    }
+
+    /// Waits until this stands in the log.
+    async fn logs(&self, line: &str) {
+        let seen = async {
+            while !self.proxy.log().contains(line) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(60), seen).await;
+        assert!(seen.is_ok(), "{line}\n{}", self.proxy.log());
     }
 
     /// Sends a new message, notes what came of it, and returns whether all was accepted.
