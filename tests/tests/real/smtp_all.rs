@@ -14,8 +14,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
     crowd,
-    scene::all_moved,
-    smtp_rig::{FROM, Post, Sender},
+    smtp_rig::{FROM, Post, Sender, went_well},
 };
 
 /// Sessions in IDLE, sessions that append, and sessions that send, of each kind.
@@ -95,7 +94,7 @@ async fn imap_submission_port_25_and_lmtp_move_together() {
     everybody_gets_on(&mut crowd, &mut progress).await;
     let heard: Vec<_> = idle.iter().map(Client::received).collect();
     let ran = post.proxy.cutover("new").await.unwrap();
-    all_moved(&ran);
+    went_well(&ran);
     crowd::print("everything at once", &ran.json);
     everybody_gets_on(&mut crowd, &mut progress).await;
     leave.send_replace(true);

@@ -113,6 +113,12 @@ impl Post {
     }
 }
 
+/// The report says that all went well. Who says QUIT in the hold, as Postfix may to the LMTP listener, goes, and is not
+/// counted as kept.
+pub(super) fn went_well(ran: &Ran) {
+    assert_eq!((ran.code, &ran.json["unmovable"]), (0, &serde_json::json!({})), "{ran:?}");
+}
+
 /// The fence of a pool shuts its Postfix too.
 fn belongs(pool: &mut Pool, postfix: &Postfix) {
     let both = |first: &[String], then: &[String]| {
