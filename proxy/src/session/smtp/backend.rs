@@ -79,7 +79,13 @@ impl Session {
         let Some(wait) = self.waiting.take() else { return Ok(()) };
         self.release_clock(&wait);
         match wait.what {
-            Waiting::Command(command) => self.forward(command),
+            Waiting::Command(command) => {
+                self.forward(command);
+                // An empty last chunk leaves its commit, for which nothing else would come back here.
+                if self.waiting.is_some() {
+                    return self.carry_on();
+                }
+            }
             Waiting::Commit => {
                 let end = self.relay.end();
                 self.tell_backend(end);
