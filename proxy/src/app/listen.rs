@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     app::plane::Plane,
-    config::ListenerTls,
+    config::{Config, ListenerTls, Protocol},
     net::listener,
     session::{
         World,
@@ -26,6 +26,16 @@ use crate::{
 const SWEEP: Duration = Duration::from_millis(500);
 /// Rates are per minute: who has done nothing for so long is nobody.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// Whether every listener is one that this version serves. Its keys are read already, and its leg is not there yet.
+pub(super) fn served(config: &Config) -> anyhow::Result<()> {
+    match config.listeners.values().find(|listener| listener.protocol == Protocol::Http) {
+        Some(listener) => {
+            bail!("[listener.{}]: HTTP is not served by this version; leave it out", listener.name)
+        }
+        None => Ok(()),
+    }
+}
 
 /// Binds every listener and serves on them, on the data plane, until `stop` says so.
 pub(super) fn open(

@@ -43,6 +43,7 @@ pub(super) fn serve(path: &Path, log: LogFormat) -> Result<(), Failed> {
     telemetry::init_logs(log).map_err(anyhow::Error::msg)?;
     process::forbid_core_dumps();
     let config = Arc::new(Config::load(path)?);
+    listen::served(&config)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
     run(config)?;
     Ok(())
