@@ -84,7 +84,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
         holds: Default::default(),
-        spool: Spool::new(&config.server.state_dir, config.limits.spool)
+        spool: Spool::new(&config.server.state_dir, config.limits.spool, config.limits.spool_memory)
             .context("the spool cannot be made")?,
         metrics,
         config,
