@@ -140,6 +140,14 @@ pub mod labels {
         "poisoned",
         "relayed",
     ];
+    /// What became of requests of HTTP; `unknown`: nobody knows whether it was carried out (502).
+    pub const HTTP_REQUESTS: &[&str] =
+        &["acme", "answered", "busy", "cut", "gone", "misdirected", "redirected", "unknown"];
+    /// Why a request of HTTP was refused: two parsers might read it differently, or it is too large.
+    pub const HTTP_REFUSED: &[&str] =
+        &["coding", "field", "host", "http_body_size", "http_header_size", "length", "path", "two_lengths"];
+    /// Why a request of HTTP was said again; `settled` and `doubted`: what looking after an earlier try came to.
+    pub const HTTP_AGAIN: &[&str] = &["dial", "doubted", "gate", "lost", "settled"];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "address_connections",
@@ -152,6 +160,13 @@ pub mod labels {
         "handshake",
         "held_bytes",
         "held_commands",
+        "http_body",
+        "http_body_size",
+        "http_header",
+        "http_header_size",
+        "http_held_bytes",
+        "http_held_requests",
+        "http_hold",
         "identity_messages",
         "line",
         "login",
@@ -287,6 +302,12 @@ pub struct Metrics {
     pub uploads_spooled: IntGauge,
     /// By [`labels::MESSAGES`].
     pub messages: Family,
+    /// By [`labels::HTTP_REQUESTS`].
+    pub http_requests: Family,
+    /// By [`labels::HTTP_REFUSED`].
+    pub http_refused: Family,
+    /// By [`labels::HTTP_AGAIN`].
+    pub http_again: Family,
     /// By [`labels::LIMITS`].
     pub limits_hit: Family,
     /// By [`labels::OUTCOMES`].
@@ -363,6 +384,25 @@ impl Metrics {
                 "Messages of SMTP and LMTP",
                 "outcome",
                 labels::MESSAGES,
+            ),
+            http_requests: Family::new(
+                r,
+                "bascule_http_requests_total",
+                "Requests of HTTP by what became of them",
+                "outcome",
+                labels::HTTP_REQUESTS,
+            ),
+            http_refused: reasons(
+                r,
+                "bascule_http_refused_total",
+                "Requests of HTTP refused",
+                labels::HTTP_REFUSED,
+            ),
+            http_again: reasons(
+                r,
+                "bascule_http_again_total",
+                "Requests of HTTP said again",
+                labels::HTTP_AGAIN,
             ),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
             cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),

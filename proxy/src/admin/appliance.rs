@@ -101,7 +101,12 @@ impl Appliance for Process {
     fn ready(&self) -> Result<(), String> {
         let status = self.status();
         // A listener that does not know what it may promise greets nobody.
-        let mail = |protocol| protocol == Protocol::Imap || self.world.keywords.of(protocol).is_some();
+        let mail = |protocol| match protocol {
+            Protocol::Imap | Protocol::Http => true,
+            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+                self.world.keywords.of(protocol).is_some()
+            }
+        };
         let mail = self.world.config.listeners.values().all(|listener| mail(listener.protocol));
         let pinned = self.world.pinned.load().is_some() && mail;
         readiness(pinned, status.gate, status.limbo.as_deref())

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     app::plane::Plane,
-    config::ListenerTls,
+    config::{ListenerTls, Protocol},
     net::listener,
     session::{
         World,
@@ -43,7 +43,9 @@ pub(super) fn open(
         let name: Arc<str> = config.name.as_str().into();
         let tls = match config.tls {
             ListenerTls::None => None,
-            ListenerTls::Starttls | ListenerTls::Implicit => tls.clone(),
+            ListenerTls::Starttls | ListenerTls::Implicit => {
+                tls.clone().map(|tls| with_alpn(tls, config.protocol))
+            }
         };
         let rates = Rates::new(&config.smtp.rates);
         let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), rates, tls });
@@ -65,6 +67,16 @@ pub(super) fn open(
         first.spawn(listener::accept(port, world.slots.clone(), stop.clone(), full, serve));
     }
     Ok(())
+}
+
+/// HTTP is agreed on in the handshake; mail clients that offer a protocol mean another server.
+fn with_alpn(tls: Arc<rustls::ServerConfig>, protocol: Protocol) -> Arc<rustls::ServerConfig> {
+    if protocol != Protocol::Http {
+        return tls;
+    }
+    let mut tls = rustls::ServerConfig::clone(&tls);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
 }
 
 /// Drops what a listener knows of clients that are gone.

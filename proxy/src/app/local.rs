@@ -15,6 +15,7 @@ use crate::{
     config::{Config, ConfigError},
     cutover::{journal, types::Refusal},
     net::tls::Connectors,
+    session::http,
 };
 
 /// Why a command ended early.
@@ -79,6 +80,7 @@ pub(super) fn check(path: &Path, output: Output) -> Result<(), Failed> {
     let config = Config::load(path)?;
     certificates(&config)?;
     Connectors::new(&config.pools).map_err(anyhow::Error::from)?;
+    http::Shared::new(&config).map_err(anyhow::Error::from)?;
     let names = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
     let found = serde_json::json!({
         "file": path,

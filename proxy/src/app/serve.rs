@@ -31,7 +31,7 @@ use crate::{
     },
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
-    session::World,
+    session::{World, http},
     telemetry::{self, LogFormat, Metrics},
     topology::{Current, Topology},
 };
@@ -81,6 +81,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         names: Default::default(),
         delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
+        http: http::Shared::new(&config)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool)
             .context("the spool cannot be made")?,

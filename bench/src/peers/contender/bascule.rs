@@ -34,6 +34,7 @@ fn setup(program: &Path, leg: Leg, backend: &Backend) -> Setup {
             password: "secret".into(),
             capabilities: Vec::new(),
             mail: Vec::new(),
+            http: Vec::new(),
             fence: None,
             promote: None,
         }],
