@@ -8,11 +8,17 @@ use bytes::Bytes;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use tokio::time::timeout;
 
-use super::conn::Conn;
+use super::{conn::Conn, front};
 
 /// The least that a client is asked to wait.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A body that is rather read than its connection lost.
+const SHORT: u64 = 64 * 1024;
+/// How long that may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Answers with a line of text.
 pub(super) async fn say(
@@ -41,6 +47,15 @@ pub(super) async fn say(
 pub(super) async fn busy(session: &mut Session) -> Result<()> {
     let after = retry_after(RETRY_AFTER, fastrand::u32(..));
     say(session, 503, "Busy, please try again", &[("Retry-After", after.to_string())]).await
+}
+
+/// Reads a short body that nobody wants, so that its connection can be kept.
+pub(super) async fn take_rest(session: &mut Session) {
+    let head = session.req_header();
+    let short = front::length(head).is_some_and(|length| length <= SHORT);
+    if short && !head.headers.contains_key("expect") {
+        let _ = timeout(PATIENCE, session.as_mut().drain_request_body()).await;
+    }
 }
 
 /// 502: the server is gone that was to answer, and nobody knows what it did.

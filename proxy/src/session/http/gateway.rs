@@ -88,6 +88,7 @@ impl ProxyHttp for Gateway {
                 let metrics = &request.conn.world().metrics;
                 metrics.limits_hit.count(limit);
                 metrics.http_requests.count("busy");
+                answer::take_rest(session).await;
                 request.open.whole();
                 answer::busy(session).await?;
                 Ok(false)

@@ -166,7 +166,9 @@ mod tests {
 
     fn head(fields: &[(&'static str, &str)], target: &str) -> RequestHeader {
         let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-        fields.iter().for_each(|(name, value)| drop(head.append_header(*name, *value).unwrap()));
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
         head
     }
 

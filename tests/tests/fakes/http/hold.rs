@@ -217,7 +217,7 @@ async fn so_many_may_wait_and_for_so_long() {
 
 /// What one browser does until it is told to stop: reads and posts, and never tries twice.
 async fn browse(rig: Arc<Rig>, n: usize, mut stop: watch::Receiver<bool>, done: Arc<AtomicU64>) {
-    let mut one = if n % 2 == 0 { rig.browser().await } else { rig.secure_browser().await };
+    let mut one = if n.is_multiple_of(2) { rig.browser().await } else { rig.secure_browser().await };
     let mut two = rig.two().await;
     while !*stop.borrow_and_update() {
         let (id, message) = rig.ledger.message(fastrand::usize(100..100_000));
