@@ -47,6 +47,9 @@ fn every_figure_is_measured() {
             number(&last[leg], key);
         }
     }
+    for size in ["1kb", "100kb", "1mb"] {
+        number(&last["tls-plain"], &format!("mail_{size}_cpu_us"));
+    }
     for habit in EDGES {
         for what in ["kb", "left_percent", "healthy_p50_us", "healthy_p99_us"] {
             number(&last["tls-plain"], &format!("{habit}_{what}"));

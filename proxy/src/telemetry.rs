@@ -15,10 +15,14 @@ use prometheus::{
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 
 /// The variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`.
 pub const LOG_VARIABLE: &str = "BASCULE_LOG";
+
+/// What is logged where nothing else is asked for. What goes wrong with one client or server is no news of pingora's own:
+/// it is counted, and at level debug it is ours to tell.
+const QUIET: &str = "info,pingora_core=off,pingora_proxy=off,pingora_pool=off";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,7 +54,7 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
         .try_from_env();
     let filter = match filter {
         Ok(filter) => filter,
-        Err(_) if std::env::var_os(LOG_VARIABLE).is_none() => EnvFilter::new("info"),
+        Err(_) if std::env::var_os(LOG_VARIABLE).is_none() => EnvFilter::new(QUIET),
         Err(error) => {
             return Err(format!("{LOG_VARIABLE}: {error}: write something like info,bascule=debug"));
         }
@@ -79,6 +83,7 @@ pub mod labels {
         "handshake",
         "handshake_timeout",
         "not_ready",
+        "open_relay",
         "proxy_header",
         "rate",
         "shutdown",
@@ -272,6 +277,7 @@ pub struct Metrics {
     registry: Registry,
     sessions: IntGaugeVec,
     check_answers: IntCounterVec,
+    open_relay: IntGaugeVec,
     /// Connections that were accepted.
     pub connections_accepted: IntCounter,
     /// By [`labels::REFUSED`].
@@ -354,6 +360,13 @@ impl Metrics {
                     &["check", "answer"],
                 ),
             ),
+            open_relay: register(
+                r,
+                IntGaugeVec::new(
+                    Opts::new("bascule_open_relay", "Whether servers send strangers' mail to strangers"),
+                    &["pool", "protocol"],
+                ),
+            ),
             connections_accepted: counter(r, "bascule_connections_accepted_total", "Connections accepted"),
             connections_refused: Family::new(
                 r,
@@ -428,6 +441,10 @@ impl Metrics {
         }
         for pool in &config.pools {
             self.active_pool.add(&pool.name);
+            for protocol in Protocol::RELAYS.into_iter().filter(|protocol| pool.service(*protocol).is_some())
+            {
+                self.open_relay(&pool.name, protocol.name(), false);
+            }
         }
         for check in &config.cutover.checks {
             for answer in labels::ANSWERS {
@@ -439,6 +456,11 @@ impl Metrics {
     /// The gauge of a listener's sessions; the listener keeps it.
     pub fn sessions(&self, listener: &str) -> IntGauge {
         self.sessions.with_label_values(&[listener])
+    }
+
+    /// What the relay self-test saw.
+    pub fn open_relay(&self, pool: &str, protocol: &str, open: bool) {
+        self.open_relay.with_label_values(&[pool, protocol]).set(i64::from(open));
     }
 
     /// A check or proof answered one of [`labels::ANSWERS`].

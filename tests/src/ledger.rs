@@ -66,6 +66,33 @@ impl Verdict {
     }
 }
 
+/// What was found in mailboxes that are emptied while a test runs.
+#[derive(Debug, Default)]
+pub struct Tally {
+    counts: BTreeMap<Effect, usize>,
+    changed: Vec<String>,
+}
+
+impl Tally {
+    /// One message in the mailboxes of these recipients; nothing if it carries no effect.
+    pub fn add<R: Into<String> + Clone>(&mut self, recipients: &[R], body: &[u8]) {
+        let Some(id) = id_of(body) else { return };
+        let changed = !unchanged(body);
+        for recipient in recipients {
+            let effect = (id.to_owned(), recipient.clone().into());
+            if changed {
+                self.changed.push(named(&effect));
+            }
+            *self.counts.entry(effect).or_default() += 1;
+        }
+    }
+
+    /// How many were found.
+    pub fn found(&self) -> usize {
+        self.counts.values().sum()
+    }
+}
+
 impl Ledger {
     /// A new effect: its id and a message that carries it, with about `size` bytes of text.
     pub fn message(&self, size: usize) -> (String, Vec<u8>) {
@@ -117,20 +144,19 @@ impl Ledger {
     /// Judges by the recipients and bodies of the final mailboxes.
     pub fn judge_mail<R, B>(&self, found: impl IntoIterator<Item = (R, B)>) -> Verdict
     where
-        R: Into<String>,
+        R: Into<String> + Clone,
         B: AsRef<[u8]>,
     {
-        let (mut counts, mut changed) = (BTreeMap::new(), Vec::new());
+        let mut tally = Tally::default();
         for (recipient, body) in found {
-            if let Some(id) = id_of(body.as_ref()) {
-                let effect = (id.to_owned(), recipient.into());
-                if !unchanged(body.as_ref()) {
-                    changed.push(named(&effect));
-                }
-                *counts.entry(effect).or_default() += 1;
-            }
+            tally.add(&[recipient], body.as_ref());
         }
-        Verdict { changed, ..self.weigh(&counts) }
+        self.judge_tally(&tally)
+    }
+
+    /// Judges by what was found from time to time.
+    pub fn judge_tally(&self, tally: &Tally) -> Verdict {
+        Verdict { changed: tally.changed.clone(), ..self.weigh(&tally.counts) }
     }
 
     /// Judges by how often each effect without recipients was found.

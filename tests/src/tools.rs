@@ -45,13 +45,14 @@ pub async fn swaks(server: SocketAddr, from: &str, to: &str, message: &[u8], mor
     run("swaks", &[&arguments, more].concat(), message).await
 }
 
-/// msmtp sends one message, with this name and password if there are any.
+/// msmtp sends one message, with this name and password if there are any; `more` are options of its own.
 pub async fn msmtp(
     server: SocketAddr,
     from: &str,
     to: &[&str],
     message: &[u8],
     login: Option<[&str; 2]>,
+    more: &[&str],
 ) -> Result<Ran> {
     let mut arguments = vec![
         "--file=/dev/null".to_owned(),
@@ -65,8 +66,52 @@ pub async fn msmtp(
             ["--auth=plain".into(), format!("--user={user}"), format!("--passwordeval=echo {password}")];
         arguments.extend(auth);
     }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(to.iter().copied()).collect();
+    let arguments: Vec<&str> = { arguments.iter() }
+        .map(String::as_str)
+        .chain(more.iter().copied())
+        .chain(std::iter::once("--"))
+        .chain(to.iter().copied())
+        .collect();
     run("msmtp", &arguments, message).await
+}
+
+/// curl sends one message to a URL such as `smtps://127.0.0.1:465`.
+pub async fn curl(url: &str, from: &str, to: &[&str], message: &[u8], more: &[&str]) -> Result<Ran> {
+    let to = to.iter().flat_map(|to| ["--mail-rcpt", *to]);
+    let arguments: Vec<&str> = ["--silent", "--show-error", "--max-time", "120", "--url", url]
+        .into_iter()
+        .chain(["--mail-from", from, "--upload-file", "-"])
+        .chain(to)
+        .chain(more.iter().copied())
+        .collect();
+    run("curl", &arguments, message).await
+}
+
+/// Python's smtplib sends one message: `mode` is `smtp`, `starttls`, `ssl` or `lmtp`.
+pub async fn smtplib(
+    server: SocketAddr,
+    mode: &str,
+    from: &str,
+    to: &[&str],
+    message: &[u8],
+    login: Option<[&str; 2]>,
+) -> Result<Ran> {
+    const PROGRAM: &str = "import smtplib, ssl, sys\n\
+        mode, host, port, user, password, sender, *to = sys.argv[1:]\n\
+        trust = ssl._create_unverified_context()\n\
+        port = int(port)\n\
+        if mode == 'ssl': server = smtplib.SMTP_SSL(host, port, 'smtplib.test', context=trust)\n\
+        elif mode == 'lmtp': server = smtplib.LMTP(host, port, 'smtplib.test')\n\
+        else: server = smtplib.SMTP(host, port, 'smtplib.test')\n\
+        if mode == 'starttls': server.starttls(context=trust)\n\
+        if user: server.login(user, password)\n\
+        refused = server.sendmail(sender, to, sys.stdin.buffer.read())\n\
+        assert not refused, refused\n\
+        server.quit()\n";
+    let (host, port) = (server.ip().to_string(), server.port().to_string());
+    let [user, password] = login.unwrap_or_default();
+    let arguments = ["-c", PROGRAM, mode, &host, &port, user, password, from];
+    run("python3", &[&arguments, to].concat(), message).await
 }
 
 /// Postfix's load generator sends so many messages over so many sessions at once.

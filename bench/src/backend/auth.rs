@@ -1,6 +1,6 @@
 //! Where nginx asks whether somebody may log in, and where to.
 //!
-//! Rule: yes, always, to the same server.
+//! Rule: yes, always, to the same server of each protocol.
 
 use std::{io, net::SocketAddr};
 
@@ -10,13 +10,16 @@ use tokio::{
 };
 
 /// Answers one request; nginx opens a connection for each.
-pub(crate) async fn answer(tcp: TcpStream, backend: SocketAddr) -> io::Result<()> {
+pub(crate) async fn answer(tcp: TcpStream, imap: SocketAddr, smtp: SocketAddr) -> io::Result<()> {
     let mut stream = BufStream::with_capacity(1024, 256, tcp);
-    let mut line = String::new();
+    let (mut line, mut backend) = (String::new(), imap);
     while line != "\r\n" {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
             return Ok(());
+        }
+        if line.trim_end().eq_ignore_ascii_case("Auth-Protocol: smtp") {
+            backend = smtp;
         }
     }
     let (ip, port) = (backend.ip(), backend.port());

@@ -1,9 +1,11 @@
-//! The IMAP server that measurements stand on: everybody may log in, message n is n kB long.
+//! The server that measurements stand on: everybody may log in by IMAP, message n is n kB long; by SMTP mail for
+//! example.org is taken.
 //!
 //! Rule: it must never be what is measured. One thread, no store, and a body is written from where it lies.
 
 mod auth;
 mod session;
+mod smtp;
 
 use std::{
     io::{self, Write as _},
@@ -25,7 +27,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An IMAP server without a store, for measurements.
+/// An IMAP and SMTP server without a store, for measurements.
 ///
 /// Says `ready` when it listens, and ends when its standard input does.
 #[derive(Debug, Parser)]
@@ -36,13 +38,16 @@ struct Args {
     /// Listen here with TLS from the start
     #[arg(long, requires_all = ["cert", "key"])]
     tls: Option<SocketAddr>,
+    /// Take mail here by SMTP, in clear text
+    #[arg(long)]
+    smtp: Option<SocketAddr>,
     /// PEM certificate
     #[arg(long)]
     cert: Option<PathBuf>,
     /// PEM key
     #[arg(long)]
     key: Option<PathBuf>,
-    /// Answer nginx's `auth_http` requests here: everybody belongs to the clear text address
+    /// Answer nginx's `auth_http` requests here: everybody belongs to the clear text address of the protocol
     #[arg(long)]
     auth: Option<SocketAddr>,
 }
@@ -62,8 +67,12 @@ async fn main() -> Result<()> {
             async { session::serve(Box::pin(handshake).await?).await }
         }));
     }
+    if let Some(address) = args.smtp {
+        tokio::spawn(accept(listen(address)?, smtp::serve));
+    }
     if let Some(address) = args.auth {
-        tokio::spawn(accept(listen(address)?, move |tcp| auth::answer(tcp, args.plain)));
+        let smtp = args.smtp.unwrap_or(args.plain);
+        tokio::spawn(accept(listen(address)?, move |tcp| auth::answer(tcp, args.plain, smtp)));
     }
     writeln!(io::stdout(), "ready")?;
     process::input_ends().await;

@@ -22,8 +22,8 @@ const SMALL: usize = 4 * 1024;
 const RECORD: usize = 16 * 1024;
 
 #[derive(Debug, Serialize)]
-struct Ready {
-    ready: usize,
+pub(crate) struct Ready {
+    pub(crate) ready: usize,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -94,15 +94,15 @@ pub(crate) async fn login(target: &Target, closed: Closed, mut caller: Caller) -
                 once(&target, user).await?;
                 operations += 1;
             }
-            anyhow::Ok((operations, 0, None))
+            anyhow::Ok((operations, 0, None::<Wire>))
         });
     }
     finish(tasks, start, &mut caller).await
 }
 
 /// Adds up what the tasks did. The connections stay until the caller has read the clocks.
-async fn finish(
-    mut tasks: JoinSet<Result<(u64, u64, Option<Wire>)>>,
+pub(crate) async fn finish<W: Send + 'static>(
+    mut tasks: JoinSet<Result<(u64, u64, Option<W>)>>,
     start: Instant,
     caller: &mut Caller,
 ) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The load of the measurements: IMAP clients that cost little, in a process of their own.
+//! The load of the measurements: IMAP and SMTP clients that cost little, in a process of their own.
 //!
 //! Rule: what is counted was answered in full and rightly; the first wrong answer ends the run.
 //!
@@ -8,6 +8,7 @@
 mod closed;
 mod edges;
 mod hold;
+mod mail;
 mod paced;
 mod wire;
 
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 
 use self::wire::Target;
 
-/// IMAP clients for measurements, on one thread.
+/// Clients for measurements, on one thread.
 ///
 /// Says `{"ready":…}` when the connections stand, waits for a line on standard input, and says what came of it.
 #[derive(Debug, Parser)]
@@ -54,6 +55,14 @@ enum Work {
     },
     /// Handshake, login, logout, again and again
     Login(Closed),
+    /// Message after message by SMTP on every connection
+    Mail {
+        #[command(flatten)]
+        closed: Closed,
+        /// Length of each
+        #[arg(long)]
+        kilobytes: u32,
+    },
     /// NOOPs at constant intervals; latency counts from the moment at which one should have been sent
     Paced {
         #[command(flatten)]
@@ -104,6 +113,7 @@ async fn main() -> Result<()> {
         Work::Noop(closed) => closed::noop(&target, closed, caller).await,
         Work::Fetch { closed, kilobytes } => closed::fetch(&target, closed, kilobytes, caller).await,
         Work::Login(closed) => closed::login(&target, closed, caller).await,
+        Work::Mail { closed, kilobytes } => mail::run(&target, closed, kilobytes, caller).await,
         Work::Paced { closed, rate } => paced::run(&target, closed, rate, caller).await,
         Work::Idle { steps } => hold::idle(&target, &steps, caller).await,
         Work::Edge { habit, connections } => edges::run(&target, habit, connections, caller).await,

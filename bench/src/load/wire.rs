@@ -54,17 +54,17 @@ impl Target {
         Ok(tcp)
     }
 
+    /// With the handshake, if there is one.
+    pub(crate) async fn stream(&self, tcp: TcpStream) -> Result<Box<dyn Stream>> {
+        let Some(config) = &self.tls else { return Ok(Box::new(tcp)) };
+        let connector = TlsConnector::from(config.clone());
+        Ok(Box::new(connector.connect(ServerName::try_from(HOST)?, tcp).await.context("handshake")?))
+    }
+
     /// Handshake and greeting.
     pub(crate) async fn secure(&self, tcp: TcpStream, buffer: usize) -> Result<Wire> {
-        let stream: Box<dyn Stream> = match &self.tls {
-            None => Box::new(tcp),
-            Some(config) => {
-                let connector = TlsConnector::from(config.clone());
-                Box::new(connector.connect(ServerName::try_from(HOST)?, tcp).await.context("handshake")?)
-            }
-        };
         let mut wire = Wire {
-            stream: BufReader::with_capacity(buffer, stream),
+            stream: BufReader::with_capacity(buffer, self.stream(tcp).await?),
             line: Vec::new(),
             out: Vec::new(),
             tag: 0,

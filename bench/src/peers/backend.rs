@@ -12,13 +12,19 @@ use tokio::{
     process::{Child, ChildStdin},
 };
 
-use crate::{beside_us, leg::Leg, load::Door};
+use crate::{
+    beside_us,
+    leg::{Leg, Speech},
+    load::Door,
+};
 
 /// It, running.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub(crate) plain: SocketAddr,
     pub(crate) tls: SocketAddr,
+    /// Where mail goes to.
+    pub(crate) smtp: SocketAddr,
     /// Where nginx asks.
     pub(crate) auth: SocketAddr,
     /// PEM: the authority, the certificate (P-256) with its key, and both in one file.
@@ -41,9 +47,11 @@ impl Backend {
         let bundle = folder.path().join("server.pem");
         std::fs::write(&bundle, leaf.cert + &leaf.key)?;
         let [address, ..] = process::addresses();
-        let [plain, tls, auth] = [10143, 10993, 10080].map(|port| SocketAddr::from((address, port)));
+        let [plain, tls, smtp, auth] =
+            [10143, 10993, 10025, 10080].map(|port| SocketAddr::from((address, port)));
         let mut process = process::tied(beside_us("bascule-backend")?)
-            .args(["--plain", &plain.to_string(), "--tls", &tls.to_string(), "--auth", &auth.to_string()])
+            .args(["--plain", &plain.to_string(), "--tls", &tls.to_string()])
+            .args(["--smtp", &smtp.to_string(), "--auth", &auth.to_string()])
             .arg("--cert")
             .arg(&cert)
             .arg("--key")
@@ -58,6 +66,7 @@ impl Backend {
         Ok(Self {
             plain,
             tls,
+            smtp,
             auth,
             ca,
             cert,
@@ -70,8 +79,12 @@ impl Backend {
     }
 
     /// Where a proxy connects to on this leg.
-    pub(crate) fn behind(&self, leg: Leg) -> SocketAddr {
-        if leg == Leg::TlsTls { self.tls } else { self.plain }
+    pub(crate) fn behind(&self, leg: Leg, speech: Speech) -> SocketAddr {
+        match (speech, leg) {
+            (Speech::Smtp, _) => self.smtp,
+            (Speech::Imap, Leg::TlsTls) => self.tls,
+            (Speech::Imap, Leg::TlsPlain | Leg::PlainPlain) => self.plain,
+        }
     }
 
     /// A door that clients of this leg go through.

@@ -9,7 +9,7 @@ use crate::{
     backend::Backend,
     book::{Book, Figure},
     contender::{Contender, Running},
-    leg::Leg,
+    leg::{Leg, Speech},
     measure,
     options::{Plan, Topic},
 };
@@ -37,9 +37,13 @@ impl Contest<'_> {
         if topics.iter().any(|topic| self.plan.has(*topic)) {
             self.together().await?;
         }
+        // TLS towards the servers of mail is not measured: it costs what it costs for IMAP.
+        if self.plan.has(Topic::Mail) && self.leg != Leg::TlsTls {
+            self.mail().await?;
+        }
         if self.plan.has(Topic::Idle) {
             for round in 0..self.plan.idle_rounds {
-                for contender in turns(&self.plan.able(self.leg), round) {
+                for contender in turns(&self.plan.able(self.leg, Speech::Imap), round) {
                     let done = self.idle(contender).await;
                     self.failed(&contender.name, "idle", done);
                 }
@@ -48,7 +52,7 @@ impl Contest<'_> {
         // What misbehaving clients do is the same whatever stands behind.
         if self.plan.has(Topic::Edges) && self.plan.legs.first() == Some(&self.leg) {
             for (round, habit) in HABITS.iter().enumerate() {
-                for contender in turns(&self.plan.able(self.leg), round) {
+                for contender in turns(&self.plan.able(self.leg, Speech::Imap), round) {
                     let done = self.edge(contender, *habit).await;
                     self.failed(&contender.name, habit.0, done);
                 }
@@ -61,8 +65,10 @@ impl Contest<'_> {
     async fn together(&mut self) -> Result<()> {
         let (plan, leg, backend) = (self.plan, self.leg, self.backend);
         let mut all = Vec::new();
-        for contender in plan.able(leg) {
-            all.push(contender.start(leg, backend).await.with_context(|| contender.name.clone())?);
+        for contender in plan.able(leg, Speech::Imap) {
+            all.push(
+                contender.start(leg, Speech::Imap, backend).await.with_context(|| contender.name.clone())?,
+            );
         }
         let all: Vec<_> = all.iter().collect();
         for round in 0..plan.rounds {
@@ -76,6 +82,38 @@ impl Contest<'_> {
                 self.latencies(turns(&all, round)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Messages by SMTP, while all proxies run.
+    async fn mail(&mut self) -> Result<()> {
+        let (plan, leg, backend) = (self.plan, self.leg, self.backend);
+        let mut all = Vec::new();
+        for contender in plan.able(leg, Speech::Smtp) {
+            let started = contender.start(leg, Speech::Smtp, backend).await;
+            all.push(started.with_context(|| contender.name.clone())?);
+        }
+        let all: Vec<_> = all.iter().collect();
+        for round in 0..plan.rounds {
+            for (kilobytes, size, text) in
+                [(1, "1kb", "1 kB"), (100, "100kb", "100 kB"), (1000, "1mb", "1 MB")]
+            {
+                for proxy in turns(&all, round) {
+                    let done = self.messages(proxy, kilobytes, size, text).await;
+                    self.failed(proxy.name, "mail", done);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn messages(&mut self, proxy: &Running<'_>, kilobytes: u32, size: &str, text: &str) -> Result<()> {
+        let Plan { seconds, mail_connections, .. } = self.plan;
+        let work =
+            format!("mail --kilobytes {kilobytes} --connections {mail_connections} --seconds {seconds}");
+        let cost = measure::cost(proxy, &work).await?;
+        let title = format!("CPU per message by SMTP, {text}");
+        self.note(Figure::new(format!("mail_{size}_cpu_us"), title, "µs", 1), proxy.name, cost.micros_each());
         Ok(())
     }
 
@@ -102,7 +140,7 @@ impl Contest<'_> {
                 let figure = Figure::new("login_cpu_us", "CPU per connection, login and logout", "µs", 1);
                 self.note(figure, proxy.name, cost.micros_each());
             }
-            Topic::Latency | Topic::Idle | Topic::Edges => {}
+            Topic::Latency | Topic::Mail | Topic::Idle | Topic::Edges => {}
         }
         Ok(())
     }
@@ -132,7 +170,7 @@ impl Contest<'_> {
     }
 
     async fn idle(&mut self, contender: &Contender) -> Result<()> {
-        let proxy = contender.start(self.leg, self.backend).await?;
+        let proxy = contender.start(self.leg, Speech::Imap, self.backend).await?;
         let found = measure::idle(&proxy, &self.plan.idle).await;
         let found = found.with_context(|| proxy.log())?;
         for (count, bytes) in self.plan.idle.iter().zip(found) {
@@ -146,7 +184,7 @@ impl Contest<'_> {
         let (habit, text, many) = habit;
         let count = if many { self.plan.silent } else { self.plan.slow };
         let healthy = format!("paced --rate 400 --connections 8 --seconds {}", self.plan.seconds);
-        let proxy = contender.start(self.leg, self.backend).await?;
+        let proxy = contender.start(self.leg, Speech::Imap, self.backend).await?;
         let harm = measure::edge(&proxy, habit, count, &healthy).await.with_context(|| proxy.log())?;
         for (name, value) in ["p50", "p99"].into_iter().zip(harm.alone.micros()) {
             let title = format!("8 healthy sessions alone: NOOP, {name}");

@@ -28,3 +28,10 @@ impl Leg {
         self != Self::PlainPlain
     }
 }
+
+/// What is spoken through a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speech {
+    Imap,
+    Smtp,
+}

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     beside_us,
     contender::{Contender, Kind},
-    leg::Leg,
+    leg::{Leg, Speech},
 };
 
 /// bascule beside HAProxy and nginx: the same backend, the same load, the same run, in turns.
@@ -64,6 +64,8 @@ pub(crate) enum Topic {
     Login,
     /// Latency added to a NOOP
     Latency,
+    /// CPU per message by SMTP
+    Mail,
     /// Memory per session in IDLE
     Idle,
     /// Silent and slow connections
@@ -98,6 +100,7 @@ pub(crate) struct Plan {
     pub(crate) noop_connections: usize,
     pub(crate) fetch_connections: usize,
     pub(crate) login_connections: usize,
+    pub(crate) mail_connections: usize,
     /// NOOPs per second, on so many connections, whose latency is measured.
     pub(crate) rate: u32,
     pub(crate) paced_connections: usize,
@@ -123,6 +126,7 @@ impl Args {
             noop_connections: 64,
             fetch_connections: 16,
             login_connections: 16,
+            mail_connections: 16,
             rate: 2000,
             paced_connections: 64,
         })
@@ -160,7 +164,7 @@ impl Plan {
     }
 
     /// Those that can serve a leg.
-    pub(crate) fn able(&self, leg: Leg) -> Vec<&Contender> {
-        self.contenders.iter().filter(|contender| contender.refuses(leg).is_none()).collect()
+    pub(crate) fn able(&self, leg: Leg, speech: Speech) -> Vec<&Contender> {
+        self.contenders.iter().filter(|contender| contender.refuses(leg, speech).is_none()).collect()
     }
 }

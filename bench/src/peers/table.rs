@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     book::{Book, Row, spread},
-    leg::Leg,
+    leg::{Leg, Speech},
     options::Plan,
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn table(book: &Book, plan: &Plan) -> Result<String> {
             line(&mut text, row, &names)?;
         }
         for contender in &plan.contenders {
-            if let Some(why) = contender.refuses(leg) {
+            if let Some(why) = contender.refuses(leg, Speech::Imap) {
                 writeln!(text, "{} {why}.", contender.name)?;
             }
         }
@@ -124,7 +124,7 @@ pub(crate) fn write(path: &Path, book: &Book, plan: &Plan, machine: &Value) -> R
         json!({ "leg": leg.name(), "figure": figure.key, "title": figure.title, "unit": figure.unit, "values": all })
     });
     let refusals = Leg::ALL.iter().flat_map(|leg| {
-        let why = plan.contenders.iter().filter_map(|c| Some((c, c.refuses(*leg)?)));
+        let why = plan.contenders.iter().filter_map(|c| Some((c, c.refuses(*leg, Speech::Imap)?)));
         why.map(|(c, why)| json!({ "leg": leg.name(), "proxy": c.name, "why": why }))
     });
     let all = json!({

@@ -14,6 +14,7 @@ mod restore;
 mod seeds;
 mod server;
 pub(crate) mod session;
+mod smtp;
 #[cfg(test)]
 mod tests;
 mod uidset;
@@ -45,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "restore", run: restore::run, words: restore::WORDS },
     Target { name: "session", run: session::run, words: &[] },
     Target { name: "streams", run: session::streams::run, words: session::streams::WORDS },
+    Target { name: "smtp", run: smtp::run, words: &[] },
 ];
 
 /// The target of this name.

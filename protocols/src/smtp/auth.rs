@@ -150,6 +150,11 @@ fn token(mechanism: Mechanism, message: Zeroizing<Vec<u8>>) -> Option<Credential
 }
 
 impl Credentials {
+    /// Of an account of our own. `None`: no server could be told these.
+    pub fn own(user: &str, password: &[u8]) -> Option<Self> {
+        login(user.as_bytes().to_vec(), password)
+    }
+
     /// The lines that say it to `server`: the first at once, each other one after a 334. `None`: it takes none of
     /// them. A password may go by PLAIN or by LOGIN.
     pub fn lines(&self, server: &Keywords) -> Option<Vec<Zeroizing<Vec<u8>>>> {

@@ -78,6 +78,8 @@ const CARRIED: [(&str, &[&str]); 10] = [
 pub struct Pinned {
     carried: Vec<&'static str>,
     size: Option<u64>,
+    /// Every pool takes a message's size with MAIL. One that does not, Dovecot's LMTP, would refuse the message for good.
+    sized: bool,
 }
 
 /// How far a connection is.
@@ -104,7 +106,7 @@ impl Pinned {
         };
         let carried = CARRIED.iter().map(|(word, _)| *word).filter(|word| shown(word)).collect();
         let size = pools.iter().filter_map(|pool| pool.size()).chain([limit]).min();
-        Self { carried, size }
+        Self { carried, size, sized: every("SIZE") }
     }
 
     /// Whether clients are shown `word`.
@@ -112,7 +114,7 @@ impl Pinned {
         self.carried.contains(&word)
     }
 
-    /// The largest message that may be announced.
+    /// The largest message that is taken.
     pub fn size(&self) -> Option<u64> {
         self.size
     }
@@ -123,7 +125,7 @@ impl Pinned {
         let owners = CARRIED
             .iter()
             .filter(|(_, keys)| keys.iter().any(|key| key.as_bytes().eq_ignore_ascii_case(parameter)));
-        let mut named = false;
+        let mut named = !self.sized && parameter.eq_ignore_ascii_case(b"SIZE");
         for (word, _) in owners {
             named = true;
             if self.has(word) {
@@ -135,13 +137,14 @@ impl Pinned {
 
     /// What is shown and `server` does not have.
     pub fn beyond(&self, server: &Keywords) -> Vec<&'static str> {
-        self.carried.iter().copied().filter(|word| !server.has(word)).collect()
+        let sized = self.sized.then_some("SIZE");
+        self.carried.iter().copied().chain(sized).filter(|word| !server.has(word)).collect()
     }
 
     /// The reply to EHLO or LHLO.
     pub fn reply(&self, hostname: &str, shown: Shown<'_>) -> Vec<u8> {
         let mut lines = vec![hostname.to_owned(), "PIPELINING".to_owned()];
-        lines.extend(self.size.map(|size| format!("SIZE {size}")));
+        lines.extend(self.size.filter(|_| self.sized).map(|size| format!("SIZE {size}")));
         lines.extend(shown.starttls.then(|| "STARTTLS".to_owned()));
         if !shown.mechanisms.is_empty() {
             lines.push(format!("AUTH {}", shown.mechanisms.join(" ")));
@@ -183,8 +186,10 @@ mod tests {
 
     #[test]
     fn scenario_99_what_one_pool_lacks_is_never_shown() {
-        let (old, new) =
-            (keywords("CHUNKING\nBINARYMIME\nDSN\nXCLIENT NAME"), keywords("BINARYMIME\nDSN\nXCLIENT NAME"));
+        let (old, new) = (
+            keywords("CHUNKING\nBINARYMIME\nDSN\nSIZE\nXCLIENT NAME"),
+            keywords("BINARYMIME\nDSN\nSIZE\nXCLIENT NAME"),
+        );
         let pinned = Pinned::of(&[&old, &new], 1000, false);
         let shown =
             pinned.reply("mx.example.org", Shown { starttls: true, mechanisms: &["PLAIN"], ident: false });
@@ -193,6 +198,17 @@ mod tests {
         assert!(pinned.allows(b"notify") && pinned.allows(b"X-UNKNOWN") && pinned.allows(b"SIZE"));
         assert!(!pinned.allows(b"BODY") && !pinned.allows(b"SMTPUTF8"));
         assert_eq!(Pinned::of(&[&old], 1, false).beyond(&new), ["CHUNKING"]);
+    }
+
+    #[test]
+    fn a_size_is_asked_for_only_where_every_pool_takes_one() {
+        let (postfix, dovecot) = (keywords("SIZE 100\nDSN"), keywords("DSN"));
+        let pinned = Pinned::of(&[&postfix, &dovecot], 1000, false);
+        let nothing = Shown { starttls: false, mechanisms: &[], ident: false };
+        assert_eq!(pinned.reply("a.test", nothing), b"250-a.test\r\n250-PIPELINING\r\n250 DSN\r\n");
+        assert!(!pinned.allows(b"size"));
+        assert_eq!(pinned.size(), Some(100), "and is the limit all the same");
+        assert_eq!(Pinned::of(&[&postfix], 1000, false).beyond(&dovecot), ["SIZE"]);
     }
 
     #[test]

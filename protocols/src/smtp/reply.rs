@@ -41,6 +41,12 @@ impl Reply {
         }
     }
 
+    /// As a person reads it: on one line, without bytes that would upset a terminal.
+    pub fn text(&self) -> String {
+        let lines = String::from_utf8_lossy(&self.bytes);
+        lines.split_whitespace().collect::<Vec<_>>().join(" ").replace(char::is_control, " ")
+    }
+
     /// What stands behind the code on each line.
     pub fn texts(&self) -> impl Iterator<Item = &[u8]> {
         self.bytes.split(|b| *b == b'\n').filter_map(|line| line.get(4..)).map(<[u8]>::trim_ascii_end)

@@ -14,7 +14,7 @@ use crate::{
         types::{Plan, Refusal, Report, Status},
     },
     gate::Phase,
-    session::{World, registry::Handle},
+    session::{World, registry::Handle, relays::Verdict},
     topology::Topology,
 };
 
@@ -101,11 +101,15 @@ impl Appliance for Process {
     fn ready(&self) -> Result<(), String> {
         let status = self.status();
         // A listener that does not know what it may promise greets nobody.
-        let mail = |protocol| match protocol {
-            Protocol::Imap | Protocol::Http => true,
-            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
-                self.world.keywords.of(protocol).is_some()
-            }
+        let active = self.world.topology.load().active;
+        let mail = |protocol| {
+            let speaks = match protocol {
+                Protocol::Imap | Protocol::Http => true,
+                Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+                    self.world.keywords.of(protocol).is_some()
+                }
+            };
+            speaks && self.world.relays.of(active, protocol) != Some(Verdict::Untested)
         };
         let mail = self.world.config.listeners.values().all(|listener| mail(listener.protocol));
         let pinned = self.world.pinned.load().is_some() && mail;

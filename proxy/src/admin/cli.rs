@@ -68,7 +68,9 @@ pub enum Command {
     /// Run the proxy until SIGTERM.
     ///
     /// First undoes or completes a cutover that a crash has interrupted, then opens its listeners. SIGHUP reloads
-    /// certificates (all or none) and logs which other changes of the configuration need a restart. SIGTERM
+    /// certificates (all or none) and logs which other changes of the configuration need a restart; a configuration
+    /// that would make a pool an open relay is refused. A listener whose pool is an open relay serves nobody until
+    /// it refuses strangers. SIGTERM
     /// stops accepting, says farewell to the sessions over `limits.shutdown` and exits; a second one exits at
     /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"). Exits 0, 1 or 2.
     #[command(after_long_help = "Example:\n  BASCULE_LOG=info,bascule::session=debug bascule serve")]

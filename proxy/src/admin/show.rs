@@ -26,6 +26,9 @@ pub fn status(status: &Status, now_ms: u64) -> String {
     if let Some(needs) = &status.limbo {
         facts.push(("needs", needs.clone()));
     }
+    if !status.not_served.is_empty() {
+        facts.push(("NOT SERVED", status.not_served.join("; ")));
+    }
     facts.push(("gate", status.gate.name().to_owned()));
     facts.push(("sessions", format!("{}, commands held: {}", status.sessions, status.held)));
     facts.push(("what next", next_step(status)));

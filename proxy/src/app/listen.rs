@@ -69,7 +69,7 @@ pub(super) fn open(
     Ok(())
 }
 
-/// HTTP is agreed on in the handshake; mail clients that offer a protocol mean another server.
+/// What a browser may name.
 fn with_alpn(tls: Arc<rustls::ServerConfig>, protocol: Protocol) -> Arc<rustls::ServerConfig> {
     if protocol != Protocol::Http {
         return tls;

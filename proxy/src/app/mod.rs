@@ -8,6 +8,7 @@ mod listen;
 mod local;
 mod plane;
 mod process;
+mod relays;
 mod reload;
 mod serve;
 mod stop;

@@ -1,14 +1,24 @@
-//! SIGHUP: certificates are read again; of everything else it is said what a restart would change.
+//! SIGHUP: certificates are read again, pools are tested for open relays; of everything else it is said what a restart
+//! would change.
 //!
 //! Rule: all or nothing; after an error everything stays as it was.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use crate::config::Config;
+use crate::{app::relays, config::Config, session::World};
 
-/// Reads the configuration and the certificates again.
-pub(super) fn reload(running: &Config, certificates: Option<&bascule_certs::Store>) {
-    match Config::load(&running.path) {
+/// Reads the configuration and the certificates again, and tests for open relays.
+pub(super) async fn reload(world: &Arc<World>, certificates: Option<&bascule_certs::Store>) {
+    let running = &*world.config;
+    let loaded = Config::load(&running.path);
+    if let Ok(new) = &loaded
+        && let Err(why) = relays::would_open(new).await
+    {
+        tracing::error!(why, "reload: the configuration is refused, nothing changed");
+        return;
+    }
+    tokio::spawn(relays::watch(world.clone()));
+    match loaded {
         Err(error) => tracing::error!(%error, "reload: the configuration is refused, nothing changed"),
         Ok(new) => {
             let changed = changes(running, &new);
@@ -42,7 +52,7 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
     whole("limits", &old.limits, &new.limits);
     changed.extend(tables("tls.certificate", &old.certificates, &new.certificates));
     changed.extend(tables("listener", &old.listeners, &new.listeners));
-    changed.extend(tables::<std::sync::Arc<crate::config::Pool>>("pool", &pools(old), &pools(new)));
+    changed.extend(tables::<Arc<crate::config::Pool>>("pool", &pools(old), &pools(new)));
     changed
 }
 

@@ -21,7 +21,7 @@ use crate::{
         capabilities, listen,
         local::{self, Failed},
         plane::Plane,
-        process, reload,
+        process, relays, reload,
         stop::{Signals, wind_down},
     },
     config::Config,
@@ -31,7 +31,7 @@ use crate::{
     },
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
-    session::{World, http},
+    session::{World, http, relays::Relays},
     telemetry::{self, LogFormat, Metrics},
     topology::{Current, Topology},
 };
@@ -78,6 +78,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         pinned: ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        relays: Relays::new(config.pools.len()),
         names: Default::default(),
         delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
@@ -115,13 +116,22 @@ async fn operate(
         () = signals.end() => return Ok(()),
     }
     tokio::spawn(capabilities::learn(world.clone()));
+    tokio::spawn(relays::watch(world.clone()));
     let (stop, stopped) = watch::channel(false);
     listen::open(&world, certificates.clone(), data, &stopped)?;
     life.send_replace(Life::Serving);
     let topology = world.topology.load();
     tracing::info!(active = topology.active().name, epoch = topology.epoch.0, "serving");
 
-    signals.end_or_reload(|| reload::reload(&world.config, certificates.as_deref())).await;
+    let reloads = Arc::new(tokio::sync::Mutex::new(()));
+    let reload = || {
+        let (world, certificates, turn) = (world.clone(), certificates.clone(), reloads.clone());
+        tokio::spawn(async move {
+            let _turn = turn.lock().await;
+            reload::reload(&world, certificates.as_deref()).await;
+        });
+    };
+    signals.end_or_reload(reload).await;
     life.send_replace(Life::Stopping);
     stop.send_replace(true);
     tokio::select! {

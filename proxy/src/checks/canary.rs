@@ -1,175 +1,112 @@
 //! Canary sessions: opened before the fence, tried after it.
 //!
-//! Rule: a fence is proved by what happens to a session that could write before, and to a fresh login, twice
-//! (design §5.3). Only probe accounts are used, and only a mailbox of their own.
+//! Rule: a fence is proved by what happens to a session that could write before, and to a fresh one, twice (design §5.3).
 
 use std::{mem, time::Duration};
-
-use tokio::{
-    io::{AsyncBufRead, AsyncWrite},
-    time::timeout,
-};
 
 use crate::{
     checks::{
         Answer,
-        mailbox::Mailbox,
-        server::{Dial, GAP, Reach, enter, refused_everywhere},
-        trial::{self, Bait, Write},
+        server::{GAP, refused_everywhere},
+        trial::Write,
     },
-    config::{Account, FenceKind},
-    net::stream::Leg,
-    session::World,
-    topology::PoolId,
+    config::FenceKind,
 };
 
-/// The mailbox of the canaries; whatever is in it is theirs.
-const FOLDER: &str = "bascule-canary";
 /// A stopped service has closed before its hook returned; the end of file is only on its way.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Whose answer it is.
 const BEFORE: &str = "the session opened before the fence";
 
-/// The canaries of one pool: for now one session, since a pool has one server.
-#[derive(Debug)]
-pub struct Canaries {
-    pool: PoolId,
-    watch: Watch,
-    canary: Canary<Leg>,
-    /// Proved in two rounds; asked again, one shows that it still holds.
-    proved: bool,
+/// A way to write into a pool: IMAP, or one of the mail protocols.
+pub(super) trait Entrance: Sync {
+    /// What a canary has open.
+    type Session: Tried;
+
+    /// `host:port`
+    fn server(&self) -> &str;
+
+    /// Whether a session that begins now cannot write.
+    fn afresh(&self) -> impl Future<Output = Answer> + Send;
 }
 
-/// What the proof is asked with.
-#[derive(Debug)]
-struct Watch {
-    account: Account,
-    kind: FenceKind,
-    server: String,
+/// An open session that can be tried.
+pub(super) trait Tried: Sized + Send {
+    /// Whether the server ends it within `wait`, with nothing sent by us.
+    fn ended(&mut self, wait: Duration) -> impl Future<Output = bool> + Send;
+
+    /// Tries to write, and gives the session back if it can be tried again.
+    fn attempt(self) -> impl Future<Output = (Write, Option<Self>)> + Send;
 }
 
 #[derive(Debug)]
-struct Canary<S> {
-    session: Session<S>,
-    bait: Bait,
-}
+pub(super) struct Canary<S>(Session<S>);
 
 /// The session that was opened before the fence.
 #[derive(Debug)]
 enum Session<S> {
     /// It still stands.
-    Open(Mailbox<S>),
+    Open(S),
     /// The server ended it while nothing of ours was under way.
     Ended,
     /// Nobody knows any more what it can do; this is why.
     Lost(String),
 }
 
-impl Canaries {
-    /// Logs the first probe account of `pool` in and shows that its writes succeed.
-    pub async fn open(world: &World, pool: PoolId) -> Result<Self, String> {
-        let config = world.topology.load().pool(pool).clone();
-        let Some(fence) = &config.fence else {
-            return Err(format!("pool {} has no fence", config.name));
-        };
-        let Some(account) = config.probes.first() else {
-            return Err(format!("pool {} has no probe account", config.name));
-        };
-        let watch = Watch { account: account.clone(), kind: fence.kind, server: config.imap.server.clone() };
-        let canary = release(&Reach { world, pool }, account).await;
-        let canary = canary.map_err(|why| format!("canary on pool {}: {why}", config.name))?;
-        Ok(Self { pool, watch, canary, proved: false })
-    }
-
-    /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of
-    /// no use to ask on: what the canary writes keeps its session busy (Dovecot 2.3 ends an idle one ten
-    /// seconds after `dovecot stop`, one that is asked every second after thirty).
-    pub async fn prove_fenced(&mut self, world: &World) -> Answer {
-        let reach = Reach { world, pool: self.pool };
-        let share = world.config.cutover.fence;
-        let proof = async {
-            if self.proved {
-                once(&mut self.canary, &self.watch, &reach, Duration::ZERO).await
-            } else {
-                prove(&mut self.canary, &self.watch, &reach).await
-            }
-        };
-        let answer = timeout(share, proof).await;
-        let answer =
-            answer.unwrap_or_else(|_| Answer::Unknown(format!("the fence was not proved within {share:?}")));
-        self.proved |= answer.passed();
-        answer
-    }
-
-    /// Takes away what the canaries left, where they still can, and logs out.
-    pub async fn close(self) {
-        if let Session::Open(mut mailbox) = self.canary.session {
-            // On a pool that is fenced this is refused, and the next canary takes it away.
-            let _ = trial::empty(&mut mailbox).await;
-            mailbox.logout().await;
-        }
-    }
-}
-
-/// The positive control: what is to be refused later succeeds now.
-async fn release<D: Dial>(dial: &D, account: &Account) -> Result<Canary<D::Stream>, String> {
-    let mut mailbox = enter(dial, account).await.map_err(|why| why.to_string())?;
-    let control = async {
-        let bait = trial::succeed(&mut mailbox, FOLDER).await?;
-        trial::lay(&mut mailbox, &bait).await?;
-        Ok::<_, Write>(bait)
-    };
-    let bait = control.await.map_err(|write| write.wanted().to_string())?;
-    Ok(Canary { session: Session::Open(mailbox), bait })
-}
-
 /// Two rounds with a gap: what passed the old pool's door a moment before the fence shows in the second.
-async fn prove<D: Dial>(canary: &mut Canary<D::Stream>, watch: &Watch, dial: &D) -> Answer {
-    let first = once(canary, watch, dial, GAP).await;
+pub(super) async fn prove<E: Entrance>(canary: &mut Canary<E::Session>, kind: FenceKind, at: &E) -> Answer {
+    let first = once(canary, kind, at, GAP).await;
     if !first.passed() {
         return first;
     }
-    if watch.kind == FenceKind::Stop {
+    if kind == FenceKind::Stop {
         tokio::time::sleep(GAP).await;
     }
-    once(canary, watch, dial, GAP).await
+    once(canary, kind, at, GAP).await
 }
 
-/// One round. A canary that still listens does so for `listen` before it tries.
-async fn once<D: Dial>(canary: &mut Canary<D::Stream>, watch: &Watch, dial: &D, listen: Duration) -> Answer {
-    match watch.kind {
+/// One round. A canary that still listens does so for `listen` before it tries. A server takes its time to refuse
+/// somebody, so both are tried at once.
+pub(super) async fn once<E: Entrance>(
+    canary: &mut Canary<E::Session>,
+    kind: FenceKind,
+    at: &E,
+    listen: Duration,
+) -> Answer {
+    match kind {
         FenceKind::Stop => {
             let ended = canary.stopped().await;
-            if ended.passed() { refused_everywhere(&watch.server).await } else { ended }
+            if ended.passed() { refused_everywhere(at.server()).await } else { ended }
         }
-        FenceKind::Refuse => refused(canary, watch, dial, listen).await,
+        FenceKind::Refuse => {
+            let (before, after) = tokio::join!(canary.refused(listen), at.afresh());
+            before.and(after)
+        }
     }
 }
 
-/// One round: both at once, since a server takes its time to refuse a login.
-async fn refused<D: Dial>(
-    canary: &mut Canary<D::Stream>,
-    watch: &Watch,
-    dial: &D,
-    listen: Duration,
-) -> Answer {
-    let bait = canary.bait.clone();
-    let (before, after) =
-        tokio::join!(canary.refused(listen), trial::afresh(dial, &watch.account, Some(&bait)));
-    before.and(after)
-}
+impl<S: Tried> Canary<S> {
+    /// Of a session that has just shown that it can write.
+    pub(super) fn new(session: S) -> Self {
+        Self(Session::Open(session))
+    }
 
-impl<S: AsyncBufRead + AsyncWrite + Unpin> Canary<S> {
+    /// The session, where it still stands.
+    pub(super) fn into_open(self) -> Option<S> {
+        if let Session::Open(session) = self.0 { Some(session) } else { None }
+    }
+
     /// `kind = "refuse"`: its writes are refused, or the server has ended it. It listens first, which is
     /// the gap between two rounds as well.
     async fn refused(&mut self, listen: Duration) -> Answer {
-        let Some(mut mailbox) = self.take(listen).await else { return self.answer() };
-        let write = trial::attempt(&mut mailbox, &self.bait).await;
-        self.session = match &write {
-            Write::Refused { closed: true, .. } => Session::Ended,
-            Write::Unclear(why) => Session::Lost(why.clone()),
-            Write::Refused { closed: false, .. } | Write::Done(_) => Session::Open(mailbox),
+        let Some(session) = self.take(listen).await else { return self.answer() };
+        let (write, session) = session.attempt().await;
+        self.0 = match (&write, session) {
+            (Write::Refused { closed: true, .. }, _) => Session::Ended,
+            (Write::Unclear(why), _) => Session::Lost(why.clone()),
+            (_, Some(session)) => Session::Open(session),
+            (_, None) => Session::Lost("it is over".to_owned()),
         };
         write.unwanted().named(BEFORE)
     }
@@ -177,40 +114,41 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Canary<S> {
     /// `kind = "stop"`: the server has ended it before anything was sent. If not, it is tried, so that the
     /// answer can say whether it still writes.
     async fn stopped(&mut self) -> Answer {
-        let Some(mut mailbox) = self.take(FAREWELL).await else { return self.answer() };
-        let write = trial::attempt(&mut mailbox, &self.bait).await;
-        let (session, answer) = match write {
-            Write::Done(_) => (Session::Open(mailbox), write.unwanted()),
+        let Some(session) = self.take(FAREWELL).await else { return self.answer() };
+        let (write, session) = session.attempt().await;
+        let answer = match &write {
+            Write::Done(_) => write.clone().unwanted(),
             Write::Refused { said, closed: false } => {
-                let saw = format!("the service is not stopped, it answers {said}");
-                (Session::Open(mailbox), Answer::Unknown(saw))
+                Answer::Unknown(format!("the service is not stopped, it answers {said}"))
             }
-            Write::Refused { said: why, closed: true } | Write::Unclear(why) => {
-                (Session::Lost(why.clone()), Answer::Unknown(why))
-            }
+            Write::Refused { said: why, closed: true } | Write::Unclear(why) => Answer::Unknown(why.clone()),
         };
-        self.session = session;
+        self.0 = match (write, session) {
+            (Write::Refused { said: why, closed: true } | Write::Unclear(why), _) => Session::Lost(why),
+            (_, Some(session)) => Session::Open(session),
+            (_, None) => Session::Lost("it is over".to_owned()),
+        };
         answer.named(BEFORE)
     }
 
     /// The session, if the server does not end it within `wait`. Until it is put back it counts as lost: a
     /// proof may be cut off in the middle of a command.
-    async fn take(&mut self, wait: Duration) -> Option<Mailbox<S>> {
-        let Session::Open(mailbox) = &mut self.session else { return None };
-        if mailbox.ended(wait).await {
-            self.session = Session::Ended;
+    async fn take(&mut self, wait: Duration) -> Option<S> {
+        let Session::Open(session) = &mut self.0 else { return None };
+        if session.ended(wait).await {
+            self.0 = Session::Ended;
             return None;
         }
         let lost = Session::Lost("a proof was cut off while a write was under way".to_owned());
-        match mem::replace(&mut self.session, lost) {
-            Session::Open(mailbox) => Some(mailbox),
+        match mem::replace(&mut self.0, lost) {
+            Session::Open(session) => Some(session),
             Session::Ended | Session::Lost(_) => None,
         }
     }
 
     /// What a session that is gone proves.
     fn answer(&self) -> Answer {
-        match &self.session {
+        match &self.0 {
             Session::Ended => Answer::Pass,
             Session::Lost(why) => Answer::Unknown(why.clone()).named(BEFORE),
             Session::Open(_) => Answer::Unknown("still open".to_owned()).named(BEFORE),
@@ -220,13 +158,38 @@ impl<S: AsyncBufRead + AsyncWrite + Unpin> Canary<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::timeout};
 
     use super::*;
-    use crate::checks::fake::{Fake, Habit, account};
+    use crate::{
+        checks::{
+            fake::{Fake, Habit, account},
+            reader::{ByImap, Reader, release},
+            server::Dial,
+        },
+        config::Account,
+    };
 
-    async fn canary(fake: &Fake) -> Canary<<Fake as Dial>::Stream> {
-        release(fake, &account("probe1")).await.unwrap()
+    type Stream = <Fake as Dial>::Stream;
+
+    async fn canary(fake: &Fake) -> Canary<Reader<Stream>> {
+        Canary::new(release(fake, &account("probe1")).await.unwrap())
+    }
+
+    /// The proof by IMAP.
+    async fn prove(canary: &mut Canary<Reader<Stream>>, watch: &Watch, fake: &Fake) -> Answer {
+        let bait = match &canary.0 {
+            Session::Open(reader) => Some(reader.bait().clone()),
+            Session::Ended | Session::Lost(_) => None,
+        };
+        let at = ByImap { dial: fake, account: &watch.account, server: &watch.server, bait };
+        super::prove(canary, watch.kind, &at).await
+    }
+
+    struct Watch {
+        account: Account,
+        kind: FenceKind,
+        server: String,
     }
 
     /// An address that refuses dials: its listener is gone.

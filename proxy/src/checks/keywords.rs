@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use bascule_protocols::smtp::keywords::{Keywords, Pinned};
 
 use crate::{
+    checks::Answer,
     config::{Config, Pool, Protocol, ServiceTls},
     session::{World, smtp},
     topology::PoolId,
@@ -100,6 +101,28 @@ fn declared(pool: &Pool, protocol: Protocol) -> Option<&Vec<String>> {
     pool.service(protocol)?.keywords.as_ref()
 }
 
-fn listens(config: &Config, protocol: Protocol) -> bool {
+/// Whether a pool that was just promoted has every keyword that clients are shown.
+pub async fn prove(world: &World, pool: PoolId) -> Answer {
+    let mut all = Answer::Pass;
+    for protocol in PROTOCOLS.into_iter().filter(|protocol| listens(&world.config, *protocol)) {
+        let answer = match (smtp::keywords(world, pool, protocol).await, world.keywords.of(protocol)) {
+            (Ok(keywords), Some(pinned)) => lacks(&pinned.beyond(&keywords)),
+            (Ok(_), None) => Answer::Pass,
+            (Err(why), _) => Answer::Unknown(why),
+        };
+        all = all.and(answer.named(protocol.name()));
+    }
+    all
+}
+
+fn lacks(keywords: &[&str]) -> Answer {
+    if keywords.is_empty() {
+        return Answer::Pass;
+    }
+    Answer::Fail(format!("the server lacks what clients are shown: {}", keywords.join(" ")))
+}
+
+/// Whether clients come with this protocol.
+pub fn listens(config: &Config, protocol: Protocol) -> bool {
     config.listeners.values().any(|listener| listener.protocol == protocol)
 }

@@ -3,7 +3,8 @@
 //! Rule: an answer comes from something that was seen. What was not seen is Unknown, and Unknown blocks like
 //! a failure (design §5.3).
 
-pub mod canary;
+pub mod canaries;
+mod canary;
 pub mod capability;
 mod command;
 pub mod exec;
@@ -12,9 +13,12 @@ mod fake;
 pub mod hooks;
 pub mod identity;
 pub mod keywords;
+mod mail;
 mod mailbox;
 pub mod proof;
 mod queue;
+mod reader;
+pub mod relays;
 mod server;
 mod trial;
 
@@ -97,14 +101,14 @@ mod tests {
     #[test]
     fn every_proof_may_run_in_a_task_of_its_own() {
         fn sends<F: Future + Send>(_: impl Fn(&'static World, PoolId) -> F) {}
-        sends(canary::Canaries::open);
+        sends(canaries::Canaries::open);
         sends(|world, pool| proof::writes(world, pool, std::time::Duration::ZERO));
         sends(proof::refuses);
         sends(identity::prove);
         sends(capability::learn);
         sends(|world, _| capability::refresh(world));
         sends(|world, pool| async move {
-            match canary::Canaries::open(world, pool).await {
+            match canaries::Canaries::open(world, pool).await {
                 Ok(mut canaries) => canaries.prove_fenced(world).await,
                 Err(why) => Answer::Unknown(why),
             }

@@ -9,10 +9,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     checks::{
         Answer,
-        server::{Dial, GAP, NoEntry, Reach, enter, silent},
+        canaries::by_mail,
+        canary::Entrance,
+        mail::{
+            self, Post,
+            offer::{ByMail, tidy},
+        },
+        reader::ByImap,
+        server::{Dial, GAP, NoEntry, Reach, enter, refused_everywhere},
         trial::{self, Write},
     },
-    config::{Account, FenceKind},
+    config::{Account, FenceKind, Protocol},
     session::World,
     topology::PoolId,
 };
@@ -20,7 +27,7 @@ use crate::{
 /// The mailbox of the proofs; not that of the canaries, which must find theirs as they left it.
 const FOLDER: &str = "bascule-probe";
 
-/// Whether APPEND, STORE and EXPUNGE succeed on a fresh login. What is unclear is asked again until `within`
+/// Whether APPEND, STORE and EXPUNGE succeed on a fresh login, and mail to the account is taken. What is unclear is asked again until `within`
 /// has passed, since a server that was just started needs a moment; a refusal is an answer at once.
 pub async fn writes(world: &World, pool: PoolId, within: Duration) -> Answer {
     let config = world.topology.load().pool(pool).clone();
@@ -28,7 +35,18 @@ pub async fn writes(world: &World, pool: PoolId, within: Duration) -> Answer {
     let Some(account) = config.probes.last() else {
         return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
-    writable(&Reach { world, pool }, account, within).await.named(&format!("pool {}", config.name))
+    let (reach, name) = (Reach { world, pool }, format!("pool {}", config.name));
+    let mail = async {
+        let mut all = Answer::Pass;
+        for protocol in mail::PROTOCOLS {
+            let Some(post) = Post::of(world, pool, protocol) else { continue };
+            let way = ByMail { post, account: account.clone() };
+            all = all.and(until_known(within, || way.takes(&reach)).await);
+        }
+        all
+    };
+    let (imap, mail) = tokio::join!(writable(&reach, account, within), mail);
+    imap.and(mail).named(&name)
 }
 
 /// Whether nobody can write to the pool, without sessions from before the fence: for a pool that was fenced
@@ -38,17 +56,32 @@ pub async fn refuses(world: &World, pool: PoolId) -> Answer {
     let (Some(fence), Some(account)) = (&config.fence, config.probes.first()) else {
         return Answer::Unknown(format!("pool {} has no fence or no probe account", config.name));
     };
-    let answer = match fence.kind {
-        FenceKind::Stop => silent(&config.imap.server).await,
-        FenceKind::Refuse => refused(&Reach { world, pool }, account).await,
+    let dial = &Reach { world, pool };
+    let imap = ByImap { dial, account, server: &config.imap.server, bait: None };
+    let ways = by_mail(world, pool, account);
+    let mail = async {
+        let mut all = Answer::Pass;
+        for (protocol, way) in &ways {
+            all = all.and(shut(way, fence.kind).await.named(protocol.name()));
+        }
+        all
     };
-    answer.named(&format!("pool {}", config.name))
+    let (imap, mail) = tokio::join!(shut(&imap, fence.kind), mail);
+    let answer = imap.and(mail).named(&format!("pool {}", config.name));
+    if !answer.passed() && ways.iter().any(|(protocol, _)| *protocol == Protocol::Lmtp) {
+        tidy(dial, account).await;
+    }
+    answer
 }
 
 async fn writable<D: Dial>(dial: &D, account: &Account, within: Duration) -> Answer {
+    until_known(within, || written(dial, account)).await
+}
+
+async fn until_known<F: Future<Output = Answer>>(within: Duration, ask: impl Fn() -> F) -> Answer {
     let until = Instant::now() + within;
     let mut saw = Answer::Unknown(format!("no answer within {within:?}"));
-    while let Ok(answer) = timeout_at(until, written(dial, account)).await {
+    while let Ok(answer) = timeout_at(until, ask()).await {
         match answer {
             Answer::Unknown(_) if Instant::now() + GAP < until => saw = answer,
             Answer::Pass | Answer::Fail(_) | Answer::Unknown(_) => return answer,
@@ -73,13 +106,18 @@ async fn written<D: Dial>(dial: &D, account: &Account) -> Answer {
     written.map_or_else(Write::wanted, |_| Answer::Pass)
 }
 
-async fn refused<D: Dial>(dial: &D, account: &Account) -> Answer {
-    let first = trial::afresh(dial, account, None).await;
+/// Whether a way in is shut, asked twice.
+async fn shut<E: Entrance>(at: &E, kind: FenceKind) -> Answer {
+    let once = async || match kind {
+        FenceKind::Stop => refused_everywhere(at.server()).await,
+        FenceKind::Refuse => at.afresh().await,
+    };
+    let first = once().await;
     if !first.passed() {
         return first;
     }
     sleep(GAP).await;
-    trial::afresh(dial, account, None).await
+    once().await
 }
 
 #[cfg(test)]
@@ -148,7 +186,8 @@ mod tests {
             (Habit::Full, false),
             (Habit::Drops, false),
         ] {
-            let answer = refused(&Fake::new(habit), &account("probe1")).await;
+            let at = ByImap { dial: &Fake::new(habit), account: &account("probe1"), server: "", bait: None };
+            let answer = shut(&at, FenceKind::Refuse).await;
             assert_eq!(answer.passed(), passes, "{habit:?}: {answer}");
             assert_eq!(matches!(answer, Answer::Fail(_)), habit == Habit::Serves, "{habit:?}: {answer}");
         }

@@ -80,16 +80,6 @@ pub(super) async fn enter<D: Dial>(dial: &D, account: &Account) -> Result<Mailbo
     Ok(mailbox)
 }
 
-/// Whether nobody listens at any address of `server`, asked twice.
-pub(super) async fn silent(server: &str) -> Answer {
-    let first = refused_everywhere(server).await;
-    if !first.passed() {
-        return first;
-    }
-    tokio::time::sleep(GAP).await;
-    refused_everywhere(server).await
-}
-
 /// Whether nobody listens at any address of `server` now.
 pub(super) async fn refused_everywhere(server: &str) -> Answer {
     let addresses = match timeout(DIAL, lookup_host(server)).await {

@@ -187,6 +187,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Those by which mail is sent on. LMTP is not among them: it delivers, and what it accepts goes no further than
+    /// into a mailbox.
+    pub const RELAYS: [Self; 2] = [Self::Smtp, Self::Submission];
+
     /// The name of its tables and keys.
     pub fn name(self) -> &'static str {
         match self {

@@ -7,8 +7,10 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use crate::{
-    checks::{self, Answer, canary::Canaries, capability, exec::Phase, hooks, identity, proof},
-    config::{Check, Hook, Pool},
+    checks::{
+        self, Answer, canaries::Canaries, capability, exec::Phase, hooks, identity, keywords, proof, relays,
+    },
+    config::{Check, Hook, Pool, Protocol},
     session::World,
     topology::PoolId,
 };
@@ -59,8 +61,10 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn refuses(&self, pool: PoolId) -> Asked<'_>;
     /// Whether a pool writes, or begins to within this time.
     fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_>;
-    /// Whether a promoted pool has what clients are shown.
+    /// Whether a promoted pool has what clients are shown, and no more than it should: it relays for no stranger.
     fn offers(&self, pool: PoolId) -> Asked<'_>;
+    /// Whether servers of a pool by which mail is sent on refuse strangers, by protocol.
+    fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>>;
     /// A configured check.
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a>;
     /// Whether logins of a pool lead to the right mailboxes.
@@ -115,7 +119,7 @@ impl Outside for Live {
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async move {
             if let Some(canaries) = self.canaries.lock().await.take() {
-                canaries.close().await;
+                canaries.close(&self.world).await;
             }
         })
     }
@@ -141,7 +145,26 @@ impl Outside for Live {
     }
 
     fn offers(&self, pool: PoolId) -> Asked<'_> {
-        Box::pin(capability::prove(&self.world, pool))
+        Box::pin(async move {
+            let (imap, mail) =
+                tokio::join!(capability::prove(&self.world, pool), keywords::prove(&self.world, pool));
+            let name = self.world.topology.load().pool(pool).name.clone();
+            let relays = self.relays(pool).await.into_iter();
+            let all = relays.fold(imap.and(mail), |all, (protocol, answer)| all.and(answer.named(protocol)));
+            all.named(&format!("pool {name}"))
+        })
+    }
+
+    fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>> {
+        Box::pin(async move {
+            let mut answers = Vec::new();
+            for protocol in Protocol::RELAYS {
+                if keywords::listens(&self.world.config, protocol) {
+                    answers.push((protocol.name(), relays::ask(&self.world, pool, protocol).await));
+                }
+            }
+            answers
+        })
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {

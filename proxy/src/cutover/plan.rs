@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     checks::{Answer, exec::Phase},
-    config::{Pool, StandbyLogin, Storage, Unmovable},
+    config::{Pool, Protocol, StandbyLogin, Storage, Unmovable},
     cutover::{
         course::Course,
         driver::asked,
@@ -67,6 +67,9 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
             item(format!("identity on {}", to.name), Finding::Note, saw)
         }
     });
+    items.extend(relays(outside, from, course.from, true).await);
+    items.extend(relays(outside, to, course.to, false).await);
+    items.extend(shared_servers(from, to));
     let guards =
         world.config.cutover.checks.iter().filter(|c| c.guard && c.from == from.name && c.to == to.name);
     for check in guards {
@@ -95,6 +98,32 @@ async fn standby_identity(outside: &dyn Outside, pool: PoolId) -> Answer {
         }
     }
     outside.identity(pool).await
+}
+
+/// The relay self-test. A standby may have nobody who answers, or take no mail at all.
+async fn relays(outside: &dyn Outside, pool: &Pool, id: PoolId, active: bool) -> Vec<Item> {
+    let answers = outside.relays(id).await.into_iter();
+    let item = |(protocol, answer)| {
+        let name = format!("relay test of {protocol} on {}", pool.name);
+        match answer {
+            Answer::Unknown(why) if !active => {
+                item(name, Finding::Note, format!("{why}; it is tested after the promote"))
+            }
+            answer @ (Answer::Pass | Answer::Fail(_) | Answer::Unknown(_)) => answered(name, answer),
+        }
+    };
+    answers.map(item).collect()
+}
+
+/// Servers for mail that both pools have: no fence of one pool could stop them.
+fn shared_servers(from: &Pool, to: &Pool) -> Option<Item> {
+    let server = |pool: &Pool, protocol| pool.service(protocol).map(|service| service.server.clone());
+    let same =
+        |protocol: &Protocol| server(from, *protocol).is_some_and(|s| server(to, *protocol) == Some(s));
+    let mail = [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+    let shared: Vec<&str> = mail.into_iter().filter(same).map(Protocol::name).collect();
+    let saw = format!("{} is one server for both pools: the fence is not proved for it", shared.join(", "));
+    (!shared.is_empty()).then(|| item("mail servers", Finding::Note, saw))
 }
 
 fn item(name: impl Into<String>, answer: Finding, saw: impl Into<String>) -> Item {

@@ -319,6 +319,11 @@ impl Outside for Script {
         Box::pin(self.seen(format!("offers {}", named(pool)), |_| true))
     }
 
+    fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>> {
+        let asked = self.seen(format!("relays {}", named(pool)), |_| true);
+        Box::pin(async move { vec![("smtp", asked.await)] })
+    }
+
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {
         Box::pin(self.seen(format!("{phase:?} {}", check.name), |_| true))
     }
@@ -352,6 +357,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
         pinned: arc_swap::ArcSwap::from_pointee(None),
         said: Default::default(),
         keywords: Default::default(),
+        relays: Default::default(),
         names: Default::default(),
         delivered: Arc::default(),
         connectors: crate::net::tls::Connectors::default(),

@@ -72,6 +72,8 @@ async fn a_cutover_moves_every_session() {
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
+            "relays v4",
+            "relays v5",
             "Guard lag",
             "canaries v4",
             "Guard lag",
@@ -488,15 +490,31 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.world.registry.all()[0].describe(|info| info.pipe = true);
     rig.script.twist("identity v5", 0, Twist::Fails, usize::MAX);
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
+    rig.script.twist("relays v5", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
     let blocking: Vec<&str> =
         plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
-    assert_eq!(blocking, ["fence", "barriers", "identity on v5", "guard lag", "sessions"]);
+    assert_eq!(
+        blocking,
+        ["fence", "barriers", "identity on v5", "relay test of smtp on v5", "guard lag", "sessions"]
+    );
     let refused = rig.control.start("v5").await.unwrap_err();
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
     assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
     assert_eq!(rig.control.status().state, Stage::Idle);
-    assert!(rig.script.log().iter().all(|asked| asked.contains("identity") || asked.contains("Guard")));
+    let looks = ["identity", "Guard", "relays"];
+    assert!(rig.script.log().iter().all(|asked| looks.iter().any(|look| asked.contains(look))));
+}
+
+#[tokio::test]
+async fn what_a_standby_does_not_say_about_strangers_is_asked_after_the_promote() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    for (pool, goes) in [("v5", true), ("v4", false)] {
+        rig.script.untwist();
+        rig.script.twist(&format!("relays {pool}"), 0, Twist::HappensUnknown, usize::MAX);
+        let plan = rig.control.plan("v5").await.unwrap();
+        assert_eq!(plan.go, goes, "{pool}: {plan:?}");
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,11 @@ impl Door {
         }
     }
 
+    /// Why nobody is let in now.
+    fn bars(&self) -> Option<&'static str> {
+        self.world.relays.bars(self.world.topology.load().active, self.listener.protocol)
+    }
+
     pub(super) async fn handshake(&self, tcp: TcpStream) -> Option<Leg> {
         let config = self.tls.clone()?;
         let refused = &self.world.metrics.connections_refused;
@@ -68,6 +73,10 @@ impl Door {
 /// Serves one connection from its first byte to its last.
 pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
     door.world.metrics.connections_accepted.inc();
+    if let Some(why) = door.bars() {
+        door.world.metrics.connections_refused.count(why);
+        return;
+    }
     let Some(peer) = Box::pin(door.client_behind(&mut tcp, peer)).await else { return };
     let client = match door.listener.tls {
         ListenerTls::Implicit => Box::pin(door.handshake(tcp)).await,

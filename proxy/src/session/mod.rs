@@ -8,6 +8,7 @@ pub mod http;
 pub mod imap;
 pub mod rates;
 pub mod registry;
+pub mod relays;
 pub mod smtp;
 
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use bascule_protocols::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::{Config, Protocol},
+    config::{Config, Listener, Protocol},
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
-    session::holds::Holds,
+    session::{holds::Holds, relays::Verdict},
     telemetry::Metrics,
     topology::{Current, PoolId},
 };
@@ -46,6 +47,8 @@ pub struct World {
     pub pinned: ArcSwap<Option<Pinned>>,
     /// What EHLO and LHLO show.
     pub keywords: Keywords,
+    /// Whose servers would relay for strangers.
+    pub relays: relays::Relays,
     /// What messages are called.
     pub names: smtp::delivered::Names,
     /// Who has which message.
@@ -62,6 +65,47 @@ pub struct World {
     pub spool: Arc<Spool>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+}
+
+impl World {
+    /// What the relay self-test saw. An open relay serves nobody from here on, neither who comes nor who is there.
+    pub fn found_relay(&self, pool: PoolId, protocol: Protocol, verdict: Verdict) {
+        let before = self.relays.keep(pool, protocol, verdict);
+        let topology = self.topology.load();
+        let (name, word) = (&topology.pool(pool).name, protocol.name());
+        self.metrics.open_relay(name, word, self.relays.bars(pool, protocol) == Some("open_relay"));
+        match verdict {
+            Verdict::Relays => {
+                tracing::error!(pool = name, protocol = word, "an open relay: not served");
+                let here = |handle: &registry::Handle| topology.active == pool && handle.protocol == protocol;
+                for handle in self.registry.select(here) {
+                    handle.give(registry::Order::End);
+                }
+            }
+            Verdict::Refuses if before != Some(Verdict::Refuses) => {
+                tracing::info!(pool = name, protocol = word, "no open relay");
+            }
+            Verdict::Refuses | Verdict::Unknown | Verdict::Untested => {}
+        }
+    }
+
+    /// Listeners whose clients are turned away, and why.
+    pub fn barred(&self) -> Vec<String> {
+        let topology = self.topology.load();
+        let barred = |listener: &Listener| {
+            let why = match self.relays.bars(topology.active, listener.protocol)? {
+                "open_relay" => "would relay for strangers; `bascule cutover plan` and the log say more",
+                _ => "has not been tested yet",
+            };
+            Some(format!(
+                "{}: {} of pool {} {why}",
+                listener.name,
+                listener.protocol.name(),
+                topology.active().name
+            ))
+        };
+        self.config.listeners.values().filter_map(barred).collect()
+    }
 }
 
 /// The last list of capabilities of each pool. The servers of a pool all say the same, so that its sessions share

@@ -145,6 +145,11 @@ impl Bascule {
         (self.address, setup::SMTP).into()
     }
 
+    /// Mail from other servers: implicit TLS, if the pools have it.
+    pub fn smtps(&self) -> SocketAddr {
+        (self.address, setup::SMTPS).into()
+    }
+
     /// Mail from users: STARTTLS, if the pools have it.
     pub fn submission(&self) -> SocketAddr {
         (self.address, setup::SUBMISSION).into()
@@ -245,13 +250,23 @@ impl Bascule {
 
     /// Asks for the status until it is as wished.
     pub async fn until(&self, wish: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.ask_until(&["status"], wish).await
+    }
+
+    /// Asks for the sessions until one of them is as wished.
+    pub async fn until_session(&self, wish: impl Fn(&Value) -> bool) -> Result<()> {
+        let any = |all: &Value| all.as_array().is_some_and(|all| all.iter().any(&wish));
+        self.ask_until(&["sessions", "list"], any).await.map(drop)
+    }
+
+    async fn ask_until(&self, words: &[&str], wish: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let status = self.status().await?;
-            if wish(&status) {
-                return Ok(status);
+            let said = self.run(words).await?.json;
+            if wish(&said) {
+                return Ok(said);
             }
-            ensure!(Instant::now() < deadline, "still {status:#} after a minute\n{}", self.log());
+            ensure!(Instant::now() < deadline, "still {said:#} after a minute\n{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
     }

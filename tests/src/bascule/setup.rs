@@ -11,6 +11,7 @@ use std::{
 use super::Bascule;
 
 pub(super) const SMTP: u16 = 10025;
+pub(super) const SMTPS: u16 = 10026;
 pub(super) const SUBMISSION: u16 = 10587;
 pub(super) const SUBMISSIONS: u16 = 10465;
 pub(super) const LMTP: u16 = 10024;
@@ -18,8 +19,9 @@ pub(super) const HTTP: u16 = 10080;
 pub(super) const HTTPS: u16 = 10443;
 
 /// The listeners for mail: name, protocol, port, `tls`.
-const LISTENERS: [(&str, &str, u16, &str); 4] = [
+const LISTENERS: [(&str, &str, u16, &str); 5] = [
     ("smtp", "smtp", SMTP, "starttls"),
+    ("smtps", "smtp", SMTPS, "implicit"),
     ("submission", "submission", SUBMISSION, "starttls"),
     ("submissions", "submission", SUBMISSIONS, "implicit"),
     ("lmtp", "lmtp", LMTP, "none"),

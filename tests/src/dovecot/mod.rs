@@ -63,6 +63,7 @@ pub struct Dovecot {
     rig: PathBuf,
     name: &'static str,
     address: Ipv4Addr,
+    relay: Ipv4Addr,
 }
 
 impl Dovecot {
@@ -85,7 +86,7 @@ impl Dovecot {
         std::fs::write(folder.join("instance"), instance)?;
         std::fs::write(folder.join("dovecot.conf"), version.config(name, [address, relay], options.format))?;
         std::fs::write(folder.join("refuse"), version.refuse())?;
-        Ok(Self { rig: rig.to_owned(), name, address })
+        Ok(Self { rig: rig.to_owned(), name, address, relay })
     }
 
     /// The name in the rig: `old` or `new`.
@@ -121,6 +122,11 @@ impl Dovecot {
     /// Dovecot's protocol for who may log in, which Postfix speaks.
     pub fn sasl(&self) -> SocketAddr {
         (self.address, 10012).into()
+    }
+
+    /// Where its submission sends to: the place of its [`Postfix`](crate::postfix::Postfix).
+    pub fn relay(&self) -> Ipv4Addr {
+        self.relay
     }
 
     /// A session on the server itself, past any proxy.

@@ -4,7 +4,6 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
@@ -37,8 +36,6 @@ pub struct Pair {
     pub old: Dovecot,
     /// Dovecot 2.4, which does not run yet.
     pub new: Dovecot,
-    /// Where the servers' submission sends to: the place of the rig's [`Postfix`](crate::postfix::Postfix).
-    pub relay: Ipv4Addr,
     /// Issued the servers' certificate.
     pub authority: Authority,
     // Before the folder: fields are dropped in this order.
@@ -49,6 +46,11 @@ pub struct Pair {
 impl Pair {
     /// The name in the servers' certificate.
     pub const HOST: &'static str = "imap.bascule.test";
+    /// What 2.4 says to LHLO, as far as clients of a proxy may be shown it.
+    pub const LMTP_24: [&'static str; 4] = ["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES"];
+    /// What its submission says to EHLO, as far as clients of a proxy may be shown it.
+    pub const SUBMISSION_24: [&'static str; 4] =
+        ["PIPELINING", "8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES"];
 
     /// Makes the rig and starts the old server.
     pub async fn shared(options: Options) -> Result<Self> {
@@ -64,11 +66,12 @@ impl Pair {
         std::fs::create_dir(&certs)?;
         authority.write(&certs)?;
         authority.issue(&[Self::HOST]).write(&certs, "dovecot")?;
-        let [old, new, relay] = process::addresses();
-        let old = Dovecot::lay(rig, "old", Version::V23, [old, relay], &options)?;
-        let new = Dovecot::lay(rig, "new", Version::V24, [new, relay], &options)?;
+        let [old, old_relay, _] = process::addresses();
+        let [new, new_relay, _] = process::addresses();
+        let old = Dovecot::lay(rig, "old", Version::V23, [old, old_relay], &options)?;
+        let new = Dovecot::lay(rig, "new", Version::V24, [new, new_relay], &options)?;
         let guard = Guard::start(rig)?;
-        let pair = Self { old, new, relay, authority, _guard: guard, folder };
+        let pair = Self { old, new, authority, _guard: guard, folder };
         pair.old.act(Action::Start).await?;
         Ok(pair)
     }

@@ -317,6 +317,11 @@ impl Platform {
         self.shared.post.accepted()
     }
 
+    /// Forgets what [`Platform::accepted`] has told, for tests that are long.
+    pub fn forget(&self) {
+        self.shared.post.forget();
+    }
+
     /// Ends every connection without a word and goes on listening.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|n| *n += 1);

@@ -1,10 +1,11 @@
-//! A real Postfix beside the Dovecots of a rig: a relay, and submission with Dovecot's passwords.
+//! A real Postfix beside each Dovecot of a rig: a relay, and submission with Dovecot's passwords.
 //!
 //! Rule: its configuration, queue and log lie in the rig's folder and go with it, and all of its processes in a namespace
 //! that ends with the test, however that ends; no instance of the system is touched.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,9 +18,12 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-use crate::{dovecot::Pair, process};
+use crate::{
+    dovecot::{Dovecot, Pair},
+    process,
+};
 
-/// A Postfix at [`Pair::relay`], to be dropped before the pair. Mail for `example.org` goes on by LMTP.
+/// A Postfix at [`Dovecot::relay`], to be dropped before the pair. Mail for `example.org` goes on by LMTP.
 #[derive(Debug)]
 pub struct Postfix {
     address: Ipv4Addr,
@@ -27,32 +31,37 @@ pub struct Postfix {
     folder: PathBuf,
 }
 
-/// Where mail goes on to, and who knows the passwords.
+/// Where mail goes on to.
 #[derive(Debug, Clone, Copy)]
 pub struct Next {
     /// Mail for `example.org`.
     pub lmtp: SocketAddr,
     /// All other mail; `None`: it stays in the queue.
     pub outbound: Option<SocketAddr>,
-    /// Who may send.
-    pub sasl: SocketAddr,
 }
 
 impl Postfix {
     /// Its name.
     pub const HOST: &'static str = "postfix.bascule.test";
+    /// What it says to EHLO, as far as clients of a proxy may be shown it.
+    pub const KEYWORDS: [&'static str; 7] =
+        ["PIPELINING", "SIZE 52428800", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"];
+    /// The port of [`Postfix::relay`].
+    pub const RELAY: u16 = 10025;
+    /// The port of [`Postfix::submission`].
+    pub const SUBMISSION: u16 = 10587;
 
-    /// Starts it in this rig.
-    pub async fn start(pair: &Pair, next: Next) -> Result<Self> {
-        let folder = pair.path("postfix");
+    /// Starts it beside this server of the rig, which says who may send.
+    pub async fn start(pair: &Pair, beside: &Dovecot, next: Next) -> Result<Self> {
+        let folder = pair.path(&format!("postfix-{}", beside.name()));
         std::fs::create_dir(&folder)?;
-        let mut this = Self { address: pair.relay, process: None, folder };
-        this.lay(pair, next)?;
+        let mut this = Self { address: beside.relay(), process: None, folder };
+        this.lay(pair, beside, next)?;
         this.resume().await?;
         Ok(this)
     }
 
-    fn lay(&self, pair: &Pair, next: Next) -> Result<()> {
+    fn lay(&self, pair: &Pair, beside: &Dovecot, next: Next) -> Result<()> {
         let folder = &self.folder;
         // A relay host in brackets is an address; an address that never answers keeps mail in the queue.
         let outbound = next.outbound.unwrap_or_else(|| (self.address, 1).into());
@@ -63,7 +72,7 @@ impl Postfix {
                 .replace("@HOST@", Self::HOST)
                 .replace("@ADDRESS@", &self.address.to_string())
                 .replace("@LMTP@", &next.lmtp.to_string())
-                .replace("@SASL@", &next.sasl.to_string())
+                .replace("@SASL@", &beside.sasl().to_string())
                 .replace("@OUTBOUND@", &format!("[{}]:{}", outbound.ip(), outbound.port()))
         };
         for name in ["etc", "spool", "data"] {
@@ -71,7 +80,31 @@ impl Postfix {
         }
         std::fs::write(folder.join("etc/main.cf"), fill(include_str!("main.cf")))?;
         std::fs::write(folder.join("etc/master.cf"), fill(include_str!("master.cf")))?;
+        std::fs::write(folder.join("ctl"), fill(include_str!("ctl")))?;
+        std::fs::set_permissions(folder.join("ctl"), PermissionsExt::from_mode(0o755))?;
         Ok(())
+    }
+
+    /// Replaces text in its `main.cf`, which counts from its next start.
+    pub fn configure(&self, text: &str, by: &str) -> Result<()> {
+        let file = self.folder.join("etc/main.cf");
+        let config = std::fs::read_to_string(&file)?;
+        ensure!(config.contains(text), "{} does not contain {text:?}", file.display());
+        Ok(std::fs::write(file, config.replace(text, by))?)
+    }
+
+    /// Closes its ports or opens them again.
+    pub async fn act(&self, open: bool) -> Result<()> {
+        let command = self.fence(open);
+        let ran = Command::new(&command[0]).args(&command[1..]).output().await?;
+        ensure!(ran.status.success(), "{command:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        Ok(())
+    }
+
+    /// The command line that closes its ports, ends whoever is connected, and leaves its queue at work: a fence that
+    /// holds when it returns; with `open` the one that releases it.
+    pub fn fence(&self, open: bool) -> Vec<String> {
+        vec![self.folder.join("ctl").display().to_string(), if open { "open" } else { "shut" }.to_owned()]
     }
 
     /// Starts it again with the queue that it had; nothing if it runs.
@@ -92,7 +125,7 @@ impl Postfix {
         command.env("MAIL_CONFIG", etc).stdout(console.try_clone()?).stderr(console);
         self.process = Some(command.spawn()?);
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !self.greets().await {
+        while !(self.greets().await && self.note_first()?) {
             let ended = self.process.as_mut().is_some_and(|p| matches!(p.try_wait(), Ok(Some(_))));
             if ended || Instant::now() > deadline {
                 bail!("Postfix does not greet:\n{}", self.log());
@@ -100,6 +133,13 @@ impl Postfix {
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Writes down for `ctl` which process is the first of the namespace.
+    fn note_first(&self) -> Result<bool> {
+        let Some(first) = self.process.as_ref().and_then(first) else { return Ok(false) };
+        std::fs::write(self.folder.join("first"), first.as_raw_nonzero().to_string())?;
+        Ok(true)
     }
 
     async fn greets(&self) -> bool {
@@ -119,12 +159,12 @@ impl Postfix {
 
     /// Mail from other servers: clear text and STARTTLS, with the Dovecots' certificate.
     pub fn relay(&self) -> SocketAddr {
-        (self.address, 10025).into()
+        (self.address, Self::RELAY).into()
     }
 
     /// Mail from users who log in: clear text and STARTTLS.
     pub fn submission(&self) -> SocketAddr {
-        (self.address, 10587).into()
+        (self.address, Self::SUBMISSION).into()
     }
 
     /// The same with TLS first.
@@ -154,12 +194,16 @@ impl Postfix {
     }
 }
 
-/// Kills the first process of the namespace, and with it all others. `unshare` ends when they have.
+/// The first process of the namespace.
+fn first(unshare: &Child) -> Option<Pid> {
+    let id = unshare.id()?;
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Kills it, and with it all others. `unshare` ends when they have.
 fn end(unshare: &Child) {
-    let Some(id) = unshare.id() else { return };
-    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-    let first = children.split_whitespace().next().and_then(|c| c.parse().ok()).and_then(Pid::from_raw);
-    if let Some(first) = first {
+    if let Some(first) = first(unshare) {
         // An error means that it is gone already.
         let _ = kill_process(first, Signal::KILL);
     }

@@ -244,8 +244,8 @@ async fn a_large_upload_begun_before_is_waited_for() {
     assert_eq!(alice.go_ahead(&tag).await.unwrap(), None);
     // More than is kept while nobody prepares a cutover.
     alice.write(&message[..500_000]).await.unwrap();
-    let arrived = || rig.old_pool().transcripts().iter().any(|t| t.received.len() >= 500_000);
-    rig.proxy.until(|_| arrived()).await.unwrap();
+    let come = |session: &serde_json::Value| session["upload"][0].as_u64() >= Some(500_000);
+    rig.proxy.until_session(come).await.unwrap();
     let cutover = rig.begin("new");
     rig.proxy.until(|status| status["cutover"]["waits_for"].to_string().contains("alice")).await.unwrap();
     rig.state("armed").await;

@@ -30,7 +30,7 @@ async fn scenario_37_two_hundred_sessions() {
     let heard: Vec<_> = idle.iter().map(Client::received).collect();
     let ran = scene.moved().await;
     assert_eq!(ran.json["sessions"], 2 * SESSIONS, "{ran:?}");
-    print(&ran.json);
+    print("scenario 37", &ran.json);
 
     stop.send_replace(true);
     let mut work = Vec::new();
@@ -72,22 +72,30 @@ async fn work(mut client: Client, n: usize, stopped: watch::Receiver<bool>) -> R
     Ok((client, appended))
 }
 
-/// The budget as it was used, past the capturing of the test harness.
-fn print(report: &Value) {
-    let mut text = String::from("scenario 37, milliseconds:");
+/// The budget as it was used.
+pub(super) fn print(title: &str, report: &Value) {
+    let mut text = format!("{title}, milliseconds:");
     for phase in report["phases"].as_array().unwrap() {
         text += &format!(" {} {}", phase["name"].as_str().unwrap(), phase["ms"]);
     }
-    text += &format!("; gate shut {}\n", report["pause_ms"]);
+    text += &format!(
+        "; gate shut {}; {} sessions, {} kept, {} moved; messages {}\n",
+        report["pause_ms"], report["sessions"], report["kept"], report["moved"], report["messages"]
+    );
     for hold in ["hold", "hold_own"] {
         let ms = |key: &str| report[hold][key].as_f64().unwrap() / 1000.0;
         text += &format!(
-            "scenario 37, {hold} of {} held commands, milliseconds: p50 {:.1}, p99 {:.1}, max {:.1}\n",
+            "{title}, {hold} of {} held commands, milliseconds: p50 {:.1}, p99 {:.1}, max {:.1}\n",
             report[hold]["count"],
             ms("p50_us"),
             ms("p99_us"),
             ms("max_us")
         );
     }
+    say(&text);
+}
+
+/// Past the capturing of the test harness.
+pub(super) fn say(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }

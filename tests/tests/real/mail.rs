@@ -22,8 +22,8 @@ async fn rig(new: bool) -> (Pair, Postfix) {
         pair.new.act(Action::Start).await.unwrap();
     }
     let server = running(&pair, new);
-    let next = Next { lmtp: server.lmtp(), outbound: None, sasl: server.sasl() };
-    let postfix = Postfix::start(&pair, next).await.unwrap();
+    let next = Next { lmtp: server.lmtp(), outbound: None };
+    let postfix = Postfix::start(&pair, server, next).await.unwrap();
     (pair, postfix)
 }
 
@@ -90,8 +90,9 @@ async fn users_send_after_they_have_logged_in() {
             client.quit().await.unwrap();
         }
         let (id, message) = ledger.mail(1000, &[ALICE]);
-        let ran =
-            msmtp(postfix.submission(), ALICE, &[ALICE], &message, Some(["alice", "pass"])).await.unwrap();
+        let ran = msmtp(postfix.submission(), ALICE, &[ALICE], &message, Some(["alice", "pass"]), &[])
+            .await
+            .unwrap();
         well(ran);
         ledger.settle_for(&id, ALICE, bascule_tests::ledger::Fate::Acknowledged);
         let found = inbox(server, "alice", 3).await;
@@ -162,7 +163,7 @@ async fn a_crowd_of_messages_goes_in() {
     let ran = smtp_source(postfix.relay(), 50, 5, &["-f", FROM, "-t", ALICE, "-l", "2000"]).await.unwrap();
     well(ran);
     assert_eq!(inbox(&pair.old, "alice", 50).await.len(), 50);
-    let sink = (pair.relay, 10099).into();
+    let sink = (pair.old.relay(), 10099).into();
     let _sink = Sink::start(sink, &[]).await.unwrap();
     well(smtp_source(sink, 50, 5, &[]).await.unwrap());
 }

@@ -3,6 +3,7 @@
 //! Rule: each test has a rig of its own. They fail with a hint when they are not run by `tests/run`.
 
 mod armed;
+mod brake;
 mod crowd;
 mod cutover;
 mod hold;
@@ -14,3 +15,7 @@ mod rig;
 mod scene;
 mod secrets;
 mod setup;
+mod smtp_all;
+mod smtp_clients;
+mod smtp_faults;
+mod smtp_rig;

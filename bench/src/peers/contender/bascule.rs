@@ -5,15 +5,18 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bascule_tests::bascule::{Bascule, Pool, Setup};
+use bascule_tests::bascule::{Bascule, Pool, Service, Setup};
 
-use crate::{backend::Backend, leg::Leg};
+use crate::{
+    backend::Backend,
+    leg::{Leg, Speech},
+};
 
 /// As many sessions as the descriptors allow, and time enough for those that misbehave to be looked at.
 const LIMITS: &str = "[limits]\nconnections = 9900\nhandshake = \"10m\"\nlogin = \"10m\"\n";
 
-pub(super) async fn start(program: &Path, leg: Leg, backend: &Backend) -> Result<Bascule> {
-    let mut proxy = Bascule::lay(&setup(program, leg, backend))?;
+pub(super) async fn start(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Result<Bascule> {
+    let mut proxy = Bascule::lay(&setup(program, leg, speech, backend))?;
     std::fs::copy(&backend.cert, proxy.path("server.crt"))?;
     std::fs::copy(&backend.key, proxy.path("server.key"))?;
     let init = proxy.run(&["init", "--active", "pool"]).await?;
@@ -22,18 +25,19 @@ pub(super) async fn start(program: &Path, leg: Leg, backend: &Backend) -> Result
     Ok(proxy)
 }
 
-fn setup(program: &Path, leg: Leg, backend: &Backend) -> Setup {
+fn setup(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Setup {
+    let smtp = || Service { protocol: "smtp", server: backend.smtp, tls: None, lines: String::new() };
     Setup {
         program: Some(program.to_owned()),
         threads: 1,
         pools: vec![Pool {
             name: "pool".into(),
-            server: backend.behind(leg),
+            server: backend.behind(leg, Speech::Imap),
             tls: (leg == Leg::TlsTls).then(|| (backend.ca.clone(), Bascule::HOST.to_owned())),
             contract: "storage = \"replicated\"",
             password: "secret".into(),
             capabilities: Vec::new(),
-            mail: Vec::new(),
+            mail: (speech == Speech::Smtp).then(smtp).into_iter().collect(),
             http: Vec::new(),
             fence: None,
             promote: None,

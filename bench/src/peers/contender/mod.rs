@@ -11,7 +11,12 @@ use anyhow::{Context as _, Result};
 use bascule_tests::bascule::Bascule;
 
 use self::peer::Peer;
-use crate::{backend::Backend, clocks::Processes, leg::Leg, load::Door};
+use crate::{
+    backend::Backend,
+    clocks::Processes,
+    leg::{Leg, Speech},
+    load::Door,
+};
 
 /// One of those that are compared.
 #[derive(Debug, Clone)]
@@ -52,11 +57,11 @@ impl Contender {
     }
 
     /// Why it cannot serve this leg.
-    pub(crate) fn refuses(&self, leg: Leg) -> Option<&'static str> {
-        match (&self.kind, leg) {
-            (Kind::Bascule(_), Leg::PlainPlain) => Some("allows no login in clear text"),
-            (Kind::Nginx, Leg::TlsTls) => Some("cannot speak TLS to a mail backend"),
-            (Kind::Haproxy, _) | (Kind::Bascule(_) | Kind::Nginx, _) => None,
+    pub(crate) fn refuses(&self, leg: Leg, speech: Speech) -> Option<&'static str> {
+        match (&self.kind, leg, speech) {
+            (Kind::Bascule(_), Leg::PlainPlain, Speech::Imap) => Some("allows no login in clear text"),
+            (Kind::Nginx, Leg::TlsTls, _) => Some("cannot speak TLS to a mail backend"),
+            (Kind::Haproxy | Kind::Bascule(_) | Kind::Nginx, _, _) => None,
         }
     }
 
@@ -71,18 +76,28 @@ impl Contender {
     }
 
     /// Starts it; it serves when this returns.
-    pub(crate) async fn start<'a>(&'a self, leg: Leg, backend: &'a Backend) -> Result<Running<'a>> {
+    pub(crate) async fn start<'a>(
+        &'a self,
+        leg: Leg,
+        speech: Speech,
+        backend: &'a Backend,
+    ) -> Result<Running<'a>> {
         let (address, proxy) = match &self.kind {
             Kind::Bascule(program) => {
-                let proxy = bascule::start(program, leg, backend).await?;
-                (proxy.imaps(), Proxy::Bascule(Box::new(proxy)))
+                let proxy = bascule::start(program, leg, speech, backend).await?;
+                let address = match speech {
+                    Speech::Imap => proxy.imaps(),
+                    Speech::Smtp if leg.secure() => proxy.smtps(),
+                    Speech::Smtp => proxy.smtp(),
+                };
+                (address, Proxy::Bascule(Box::new(proxy)))
             }
             Kind::Haproxy => {
-                let proxy = Peer::haproxy(leg, backend).await?;
+                let proxy = Peer::haproxy(leg, speech, backend).await?;
                 (proxy.address, Proxy::Peer(Box::new(proxy)))
             }
             Kind::Nginx => {
-                let proxy = Peer::nginx(leg, backend).await?;
+                let proxy = Peer::nginx(leg, speech, backend).await?;
                 (proxy.address, Proxy::Peer(Box::new(proxy)))
             }
         };

@@ -19,7 +19,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{backend::Backend, leg::Leg};
+use crate::{
+    backend::Backend,
+    leg::{Leg, Speech},
+};
 
 pub(super) const HAPROXY: &str = "/usr/sbin/haproxy";
 pub(super) const NGINX: &str = "/usr/sbin/nginx";
@@ -36,7 +39,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) async fn haproxy(leg: Leg, backend: &Backend) -> Result<Self> {
+    pub(super) async fn haproxy(leg: Leg, speech: Speech, backend: &Backend) -> Result<Self> {
         let (folder, address) = place(leg)?;
         let front = match leg.secure() {
             true => format!(" ssl crt {} ssl-min-ver TLSv1.3", backend.bundle.display()),
@@ -53,13 +56,13 @@ impl Peer {
              defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              frontend mail\n  bind {address}{front}\n  default_backend mail\n\
              backend mail\n  server mail {}{back}\n",
-            backend.behind(leg)
+            backend.behind(leg, speech)
         );
         let file = write(&folder, &config)?;
         Self::start(folder, address, Path::new(HAPROXY), &["-db".into(), "-f".into(), file]).await
     }
 
-    pub(super) async fn nginx(leg: Leg, backend: &Backend) -> Result<Self> {
+    pub(super) async fn nginx(leg: Leg, speech: Speech, backend: &Backend) -> Result<Self> {
         let (folder, address) = place(leg)?;
         let front = match leg.secure() {
             true => format!(
@@ -69,13 +72,20 @@ impl Peer {
             ),
             false => format!("listen {address} backlog=4096;"),
         };
+        let protocol = match speech {
+            Speech::Imap => "protocol imap;",
+            // Told nothing about the client, as HAProxy's backend is.
+            Speech::Smtp => {
+                "protocol smtp;\n  smtp_auth none;\n  xclient off;\n  smtp_capabilities PIPELINING \"SIZE 52428800\" 8BITMIME;"
+            }
+        };
         let config = format!(
             "load_module /usr/lib/nginx/modules/ngx_mail_module.so;\n\
              worker_processes 1;\nworker_rlimit_nofile 20000;\ndaemon off;\n\
              pid {folder}/pid;\nerror_log {folder}/log warn;\n\
              events {{\n  worker_connections 19900;\n}}\n\
              mail {{\n  server_name {host};\n  auth_http {auth}/;\n  timeout 1h;\n  proxy_timeout 1h;\n  server {{\n  \
-             protocol imap;\n  {front}\n  }}\n}}\n",
+             {protocol}\n  {front}\n  }}\n}}\n",
             folder = folder.path().display(),
             host = Bascule::HOST,
             auth = backend.auth,

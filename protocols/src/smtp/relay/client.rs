@@ -10,6 +10,7 @@ use crate::smtp::{
     command::{self, Path, Verb},
     data::{Chunk, Content, Piece},
     keywords::Pinned,
+    reply::Class,
 };
 
 /// Lines that are no commands before somebody is taken for another protocol.
@@ -60,18 +61,26 @@ impl Relay {
             (n, Piece::End) => {
                 let read = std::mem::replace(&mut self.reading, Reading::Over);
                 let Reading::Refusing(_, reply) = read else { return (n, Verdict::End) };
+                let reply = reply.repeat(self.owed());
+                self.over();
                 (n, Verdict::Own(Own::Refuse(reply)))
             }
         }
     }
 
-    /// The content that comes is read to its end, goes nowhere, and is answered so.
-    pub fn refuse_content(&mut self, reply: &[u8]) {
-        if !matches!(self.reading, Reading::Content(_)) {
-            return;
-        }
-        if let Reading::Content(content) = std::mem::replace(&mut self.reading, Reading::Command) {
-            self.reading = Reading::Refusing(content, reply.to_vec());
+    /// The content that comes is read to its end and goes nowhere. DATA is answered so at its end; the returned bytes
+    /// are for the client whose chunk is answered now.
+    pub fn refuse_content(&mut self, reply: &[u8]) -> Vec<u8> {
+        match self.reading {
+            Reading::Over if matches!(&self.transaction, Some(t) if t.mode == Mode::Data) => Vec::new(),
+            Reading::Content(_) | Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over => {
+                self.refuse(reply).say
+            }
+            Reading::Command
+            | Reading::Answer
+            | Reading::Asked
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_) => Vec::new(),
         }
     }
 
@@ -101,8 +110,7 @@ impl Relay {
             Verb::Rcpt => self.on_rcpt(command.arguments, line, pinned),
             Verb::Data => self.on_data(command.arguments),
             Verb::Bdat => self.on_chunk(command.arguments, pinned),
-            Verb::Rset if self.transaction.is_some() => Verdict::Command(Command::Reset),
-            Verb::Rset => say("250 2.0.0 Ok"),
+            Verb::Rset => Verdict::Own(Own::Reset),
             Verb::Noop => say("250 2.0.0 Ok"),
             Verb::Quit => Verdict::Own(Own::Quit),
             Verb::Starttls => self.on_starttls(command.arguments),
@@ -221,10 +229,16 @@ impl Relay {
         let Ok((size, last)) = command::chunk(arguments) else {
             return close("501 5.5.4 BDAT needs a size");
         };
+        let mut times = 1;
         let refusal = match &self.transaction {
             _ if !pinned.has("CHUNKING") => Some(&b"502 5.5.1 Not available\r\n"[..]),
             None => Some(&b"503 5.5.1 MAIL first\r\n"[..]),
-            Some(transaction) if transaction.poisoned => Some(super::POISONED),
+            Some(transaction) if transaction.poisoned => {
+                times = if last { self.owed() } else { 1 };
+                // A chunk that is refused ends its message (RFC 3030 §2).
+                self.transaction = None;
+                Some(super::POISONED)
+            }
             Some(transaction) if transaction.rcpts.is_empty() => Some(&b"503 5.5.1 RCPT first\r\n"[..]),
             Some(_) => None,
         };
@@ -233,7 +247,7 @@ impl Relay {
                 if size > 0 {
                     self.reading = Reading::RefusingChunk(Chunk::new(size));
                 }
-                Verdict::Own(Own::Say(reply.to_vec()))
+                Verdict::Own(Own::Say(reply.repeat(times)))
             }
             None => Verdict::Command(Command::Chunk { size, last }),
         }
@@ -246,7 +260,6 @@ impl Relay {
             Command::Data => b"DATA\r\n".to_vec(),
             Command::Chunk { size: 0, last: true } => Vec::new(),
             Command::Chunk { size, .. } => format!("BDAT {size}\r\n").into_bytes(),
-            Command::Reset => b"RSET\r\n".to_vec(),
         }
     }
 
@@ -255,6 +268,7 @@ impl Relay {
         let line = |bytes| Line { bytes, given: None, delivered: false };
         let what = match command {
             Command::Mail(bytes) => {
+                self.serial = self.serial.wrapping_add(1);
                 self.transaction = Some(Transaction {
                     mail: line(bytes),
                     rcpts: Vec::new(),
@@ -286,12 +300,13 @@ impl Relay {
                 }
                 What::Chunk { last }
             }
-            Command::Reset => {
-                self.transaction = None;
-                What::Reset
-            }
         };
-        self.flight.push_back(Awaited { what, given: None });
+        self.await_reply(what, None);
+    }
+
+    /// What was just said is answered after everything before it.
+    pub(super) fn await_reply(&mut self, what: What, given: Option<Class>) {
+        self.flight.push_back(Awaited { what, given, of: self.serial });
     }
 
     fn chunk_ends(&mut self) {
@@ -302,13 +317,18 @@ impl Relay {
         }
     }
 
-    /// The client said hello: whatever message was under way is forgotten. True: the backend must be told RSET.
-    pub fn greet(&mut self, hello: Hello) -> bool {
+    /// The client said hello: whatever message was under way is forgotten. True: the backend, if there is one
+    /// (`connected`), must be told RSET.
+    pub fn greet(&mut self, hello: Hello, connected: bool) -> bool {
         self.hello = Some(hello);
-        let told = self.transaction.take().is_some();
+        self.reset(connected)
+    }
+
+    /// The same for a client that said RSET.
+    pub fn reset(&mut self, connected: bool) -> bool {
+        let told = self.transaction.take().is_some() && connected;
         if told {
-            self.flight
-                .push_back(Awaited { what: What::Reset, given: Some(crate::smtp::reply::Class::Done) });
+            self.await_reply(What::Reset, Some(Class::Done));
         }
         told
     }

@@ -9,11 +9,13 @@
 //! whatever the proxy answers itself waits until `flight` is empty.
 
 mod client;
+mod loss;
 mod recipients;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub use self::loss::Loss;
 use std::collections::VecDeque;
 
 use super::{
@@ -57,6 +59,8 @@ pub enum Own {
     Auth(Box<[u8]>),
     /// QUIT.
     Quit,
+    /// RSET; the driver calls [`Relay::reset`].
+    Reset,
     /// Anything that has a fixed reply.
     Say(Vec<u8>),
     /// The content of a poisoned transaction, or one that was refused, has been read.
@@ -81,8 +85,6 @@ pub enum Command {
         /// The client said LAST.
         last: bool,
     },
-    /// `RSET`
-    Reset,
 }
 
 /// What the client's bytes are.
@@ -109,6 +111,8 @@ pub struct Outcome {
     pub before: usize,
     /// What the client is told.
     pub client: Told,
+    /// How often: once per recipient where one reply stands for all of them.
+    pub times: usize,
     /// So many after it, which end the message.
     pub after: usize,
     /// What follows.
@@ -148,8 +152,10 @@ pub struct GoOn {
     pub send: Vec<u8>,
     /// What was kept of the content follows it at once (BDAT does not wait).
     pub stream: bool,
-    /// The client is told [`POISONED`], and its message is over.
+    /// A promise was withdrawn, or the message refused.
     pub withdrawn: bool,
+    /// For the client that waits for an answer of this message.
+    pub say: Vec<u8>,
 }
 
 /// How a withdrawn promise is told.
@@ -166,6 +172,8 @@ struct Awaited {
     what: What,
     /// What the client was told when it was said before.
     given: Option<Class>,
+    /// The number of its message.
+    of: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,6 +263,8 @@ pub struct Relay {
     flight: VecDeque<Awaited>,
     /// The envelope is being said again.
     again: bool,
+    /// The number of the message under way, or of the last one.
+    serial: u32,
     secure: bool,
     starttls: bool,
     authenticated: bool,
@@ -275,6 +285,7 @@ impl Relay {
             transaction: None,
             flight: VecDeque::new(),
             again: false,
+            serial: 0,
             secure,
             starttls,
             authenticated: false,
@@ -331,9 +342,13 @@ impl Relay {
         }
     }
 
-    /// Whether every command that was forwarded has its reply.
+    /// Whether every command that was forwarded has its reply, or will be asked of nobody. Those of a backend that is
+    /// lost are asked again.
     pub fn answered(&self) -> bool {
-        self.flight.is_empty()
+        let asks = matches!(self.reading, Reading::Asked | Reading::ChunkAsked);
+        let line = |line: &Line| line.given.is_none();
+        let owes = |t: &Transaction| asks || line(&t.mail) || t.rcpts.iter().any(line);
+        self.flight.is_empty() && !self.transaction.as_ref().is_some_and(owes)
     }
 
     /// `(commits, others)` sent and not answered.
@@ -345,7 +360,7 @@ impl Relay {
 
     /// Whether a message is being said: its backend cannot be exchanged without saying it again.
     pub fn in_transaction(&self) -> bool {
-        self.transaction.is_some()
+        self.transaction.is_some() && !matches!(self.reading, Reading::Refusing(..))
     }
 
     /// Whether the content is whole and its commit byte not sent.

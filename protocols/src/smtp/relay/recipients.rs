@@ -2,7 +2,7 @@
 //!
 //! Rule: the client hears one reply per accepted recipient, in the order of its RCPTs, whoever gives it.
 
-use super::{Awaited, Line, Relay, Role, Transaction, What};
+use super::{Line, Relay, Role, Transaction, What};
 use crate::smtp::{command::Path, reply::Class};
 
 impl Line {
@@ -78,6 +78,6 @@ impl Relay {
 
     /// XFORWARD is said before MAIL; its reply is nobody's but ours.
     pub fn introduce(&mut self) {
-        self.flight.push_back(Awaited { what: What::Forward, given: None });
+        self.await_reply(What::Forward, None);
     }
 }

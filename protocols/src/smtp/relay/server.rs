@@ -1,8 +1,8 @@
-//! The backend's side: whose reply it is, and a transaction said again to another backend (semantics §2.4-2.6, §2.9).
+//! The backend's side: whose reply it is, and the commit.
 //!
 //! Rule: a reply that the client has heard is compared by its class and swallowed; a worse one withdraws the promise.
 
-use super::{Awaited, GoOn, Mode, Outcome, POISONED, Reading, Relay, Role, Then, Told, Transaction, What};
+use super::{Awaited, Mode, Outcome, Reading, Relay, Role, Then, Told, Transaction, What};
 use crate::smtp::reply::{Class, Reply};
 
 /// The commit byte of a message that went by DATA.
@@ -18,6 +18,10 @@ impl Relay {
         }
         let Some(awaited) = self.flight.pop_front() else { return lost("a reply that nobody asked for") };
         let class = reply.class();
+        // Said behind something that ended its message: nobody's but the client's.
+        if awaited.given.is_none() && !self.is_current(&awaited) && !matches!(awaited.what, What::Forward) {
+            return self.on_late_reply(&awaited.what);
+        }
         match awaited.what {
             What::Forward if class == Class::Done => tell(Told::Nothing),
             What::Forward => lost("XFORWARD was refused"),
@@ -26,7 +30,29 @@ impl Relay {
             What::Data => self.on_data_reply(awaited.given, class),
             What::Chunk { last } => self.on_chunk_reply(last, awaited.given, class),
             What::End { left } => self.on_end_reply(left),
-            What::Reset => tell(if awaited.given.is_some() { Told::Nothing } else { Told::Reply }),
+            What::Reset => tell(Told::Nothing),
+        }
+    }
+
+    fn on_late_reply(&mut self, what: &What) -> Outcome {
+        match what {
+            What::Data => self.reading = Reading::Command,
+            What::Chunk { .. } => self.end_chunk(),
+            What::Forward | What::Mail | What::Rcpt(_) | What::End { .. } | What::Reset => {}
+        }
+        tell(Told::Reply)
+    }
+
+    /// The chunk that is being read, or has been, is of no message any more.
+    pub(super) fn end_chunk(&mut self) {
+        match std::mem::replace(&mut self.reading, Reading::Command) {
+            Reading::Chunk { chunk, .. } => self.reading = Reading::RefusingChunk(chunk),
+            Reading::ChunkAsked | Reading::Over | Reading::Command => {}
+            other @ (Reading::Answer
+            | Reading::Asked
+            | Reading::Content(_)
+            | Reading::Refusing(..)
+            | Reading::RefusingChunk(_)) => self.reading = other,
         }
     }
 
@@ -47,7 +73,8 @@ impl Relay {
         }
         let Some(transaction) = &mut self.transaction else { return tell(Told::Reply) };
         if let Some(rcpt) = transaction.rcpts.get_mut(at) {
-            rcpt.given = Some(class);
+            // What the client is told, whatever the backend thinks.
+            rcpt.given = Some(if transaction.poisoned { Class::Later } else { class });
         }
         tell(if transaction.poisoned { Told::Withdrawn } else { Told::Reply })
     }
@@ -93,13 +120,12 @@ impl Relay {
                 tell(Told::Reply)
             }
             // After a failed BDAT the backend's state is undefined (RFC 3030 §2): the message is over.
-            (None, _, _) => {
+            (None, _, last) => {
+                let times = if last { self.owed() } else { 1 };
                 self.transaction = None;
-                if let Reading::Chunk { chunk, .. } = std::mem::replace(&mut self.reading, Reading::Command) {
-                    self.reading = Reading::RefusingChunk(chunk);
-                }
-                self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
-                Outcome { then: Then::Ended, ..tell(Told::Reply) }
+                self.end_chunk();
+                self.await_reply(What::Reset, Some(Class::Done));
+                Outcome { times, then: Then::Ended, ..tell(Told::Reply) }
             }
         }
     }
@@ -108,18 +134,19 @@ impl Relay {
         let lmtp = self.role == Role::Lmtp;
         let before = self.transaction.as_mut().filter(|_| lmtp).map_or(0, Transaction::answer_next);
         if left > 1 {
-            self.flight.push_front(Awaited { what: What::End { left: left - 1 }, given: None });
+            let of = self.serial;
+            self.flight.push_front(Awaited { what: What::End { left: left - 1 }, given: None, of });
             return Outcome { before, ..tell(Told::Reply) };
         }
         let after = if lmtp { self.replies_owed() } else { 0 };
         self.over();
-        Outcome { before, client: Told::Reply, then: Then::Ended, after }
+        Outcome { before, then: Then::Ended, after, ..tell(Told::Reply) }
     }
 
     /// Whether a failed chunk asks for a RSET to the backend: [`Self::reply`] has put it in flight.
     pub fn must_reset(&self) -> bool {
         self.flight.len() == 1
-            && matches!(self.flight.front(), Some(Awaited { what: What::Reset, given: Some(_) }))
+            && matches!(self.flight.front(), Some(Awaited { what: What::Reset, given: Some(_), .. }))
     }
 
     // ---- the commit -----------------------------------------------------------------------------------
@@ -130,121 +157,13 @@ impl Relay {
         transaction.committed = true;
         let left = if self.role == Role::Lmtp { transaction.undelivered().count().max(1) } else { 1 };
         let by_data = transaction.mode == Mode::Data;
-        self.flight.push_back(Awaited { what: What::End { left }, given: None });
+        self.await_reply(What::End { left }, None);
         if by_data { DOT } else { LAST }
-    }
-
-    // ---- another backend ------------------------------------------------------------------------------
-
-    /// The backend is gone. True: a message was committed there, and nobody knows what became of it; the caller
-    /// decides between [`Self::forget_commit`] and telling [`super::AMBIGUOUS`].
-    pub fn lose_backend(&mut self) -> bool {
-        self.again = false;
-        let resets = self.flight.iter().any(|a| a.what == What::Reset && a.given.is_none());
-        self.flight.clear();
-        if resets {
-            self.flight.push_back(Awaited { what: What::Reset, given: None });
-        }
-        self.transaction.as_ref().is_some_and(|t| t.committed)
-    }
-
-    /// A RSET of the client that the lost backend did not answer: it has nothing left to reset.
-    pub fn reset_by_loss(&mut self) -> bool {
-        let resets = matches!(self.flight.front(), Some(Awaited { what: What::Reset, given: None }));
-        if resets {
-            self.flight.clear();
-        }
-        resets
-    }
-
-    /// How many replies the client still waits for at the end of its message.
-    pub fn replies_owed(&self) -> usize {
-        let Some(transaction) = &self.transaction else { return 0 };
-        if self.role == Role::Lmtp { transaction.unanswered().count() } else { 1 }
-    }
-
-    /// The message is committed again elsewhere (`ambiguous = "replay"`): recipients that were answered are final.
-    pub fn forget_commit(&mut self) {
-        let Some(transaction) = &mut self.transaction else { return };
-        transaction.committed = false;
-        let mut answered = std::mem::take(&mut transaction.answered);
-        transaction.rcpts.retain(|rcpt| {
-            let final_one = rcpt.is_accepted() && answered > 0;
-            answered -= usize::from(final_one);
-            !final_one
-        });
-    }
-
-    /// A new backend was greeted. Returns the envelope to send to it, if a message is under way: what the client was
-    /// promised, and what it has not been answered. Call [`Self::go_on`] when all of it has its reply.
-    pub fn replay(&mut self) -> Vec<u8> {
-        let Some(transaction) = &self.transaction else { return Vec::new() };
-        let mut out = transaction.mail.bytes.to_vec();
-        self.flight.push_back(Awaited { what: What::Mail, given: transaction.mail.given });
-        for (at, rcpt) in transaction.rcpts.iter().enumerate() {
-            if matches!(rcpt.given, None | Some(Class::Done)) && !rcpt.delivered {
-                out.extend_from_slice(&rcpt.bytes);
-                self.flight.push_back(Awaited { what: What::Rcpt(at), given: rcpt.given });
-            }
-        }
-        self.again = true;
-        out
-    }
-
-    /// Whether a message is being said again.
-    pub fn replays(&self) -> bool {
-        self.again
-    }
-
-    /// The next step of a replay, when everything has its reply. `None`: there is none.
-    pub fn go_on(&mut self) -> Option<GoOn> {
-        if !self.again || !self.flight.is_empty() {
-            return None;
-        }
-        self.again = false;
-        let transaction = self.transaction.as_mut()?;
-        if transaction.poisoned {
-            return Some(self.withdraw());
-        }
-        let chunk_unanswered = matches!(self.reading, Reading::Chunk { .. } | Reading::ChunkAsked);
-        let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
-        let (what, given, send, stream) = match (transaction.mode, &self.reading) {
-            (Mode::None, Reading::Asked) => (What::Data, None, b"DATA\r\n".to_vec(), false),
-            // Nothing is left of an empty message but its commit.
-            (Mode::Chunks(0), Reading::Over) => {
-                return Some(GoOn { stream: true, ..GoOn::default() });
-            }
-            (Mode::None, _) => return None,
-            (Mode::Chunks(0), _) if !chunk_unanswered => return None,
-            (Mode::Data, _) => (What::Data, Some(Class::Go), b"DATA\r\n".to_vec(), false),
-            (Mode::Chunks(size), _) => {
-                let given = (!chunk_unanswered).then_some(Class::Done);
-                (What::Chunk { last }, given, format!("BDAT {size}\r\n").into_bytes(), true)
-            }
-        };
-        // A refused DATA or BDAT poisons as a refused recipient does.
-        self.again = given.is_some();
-        self.flight.push_back(Awaited { what, given });
-        Some(GoOn { send, stream, withdrawn: false })
-    }
-
-    fn withdraw(&mut self) -> GoOn {
-        self.flight.push_back(Awaited { what: What::Reset, given: Some(Class::Done) });
-        let withdrawn = matches!(self.reading, Reading::Asked | Reading::ChunkAsked | Reading::Over);
-        match std::mem::replace(&mut self.reading, Reading::Command) {
-            // The client waits for this very answer.
-            Reading::Asked | Reading::Over => self.transaction = None,
-            Reading::ChunkAsked | Reading::Command | Reading::Answer => {}
-            Reading::Content(content) => self.reading = Reading::Refusing(content, POISONED.to_vec()),
-            Reading::Chunk { chunk, .. } => self.reading = Reading::RefusingChunk(chunk),
-            other @ (Reading::Refusing(..) | Reading::RefusingChunk(_)) => self.reading = other,
-        }
-        GoOn { send: b"RSET\r\n".to_vec(), stream: false, withdrawn }
     }
 }
 
 fn tell(client: Told) -> Outcome {
-    Outcome { before: 0, client, then: Then::Nothing, after: 0 }
+    Outcome { before: 0, client, times: 1, then: Then::Nothing, after: 0 }
 }
 
 fn lost(why: &'static str) -> Outcome {

@@ -22,7 +22,7 @@ struct Driver {
 
 impl Driver {
     fn new(role: Role) -> Self {
-        let server: Keywords = ["CHUNKING", "8BITMIME"].into_iter().collect();
+        let server: Keywords = ["CHUNKING", "8BITMIME", "SIZE"].into_iter().collect();
         Self {
             relay: Relay::new(role, Bare::Normalize, true, false),
             pinned: Pinned::of(&[&server], 1000, false),
@@ -68,10 +68,16 @@ impl Driver {
     fn own(&mut self, own: Own) {
         match own {
             Own::Hello(hello) => {
-                if self.relay.greet(hello) {
+                if self.relay.greet(hello, self.connected) {
                     self.backend.extend_from_slice(b"RSET\r\n");
                 }
                 self.client.extend_from_slice(b"250 hello\r\n");
+            }
+            Own::Reset => {
+                if self.relay.reset(self.connected) {
+                    self.backend.extend_from_slice(b"RSET\r\n");
+                }
+                self.client.extend_from_slice(b"250 2.0.0 Ok\r\n");
             }
             Own::Say(reply) | Own::Close(reply) => self.client.extend(reply),
             Own::Refuse(reply) => {
@@ -91,7 +97,7 @@ impl Driver {
         let outcome = self.relay.reply(&reply);
         self.client.extend(DELIVERED.repeat(outcome.before));
         match outcome.client {
-            Told::Reply => self.client.extend(&reply.bytes),
+            Told::Reply => self.client.extend(reply.bytes.repeat(outcome.times)),
             Told::Withdrawn => self.client.extend_from_slice(POISONED),
             Told::Nothing => {}
         }
@@ -114,9 +120,7 @@ impl Driver {
         if next.stream {
             self.backend.extend(&self.kept);
         }
-        if next.withdrawn {
-            self.client.extend_from_slice(POISONED);
-        }
+        self.client.extend(next.say);
     }
 
     fn play(&mut self, script: &str) {
@@ -138,7 +142,9 @@ impl Driver {
                 "lost" => {
                     self.connected = false;
                     self.backend.clear();
-                    assert_eq!(self.relay.lose_backend(), text == "ambiguous", "{line}");
+                    let loss = self.relay.lose_backend();
+                    assert_eq!(loss.ambiguous, text == "ambiguous", "{line}");
+                    self.client.extend(loss.say);
                 }
                 "again" => self.relay.forget_commit(),
                 "new" => {

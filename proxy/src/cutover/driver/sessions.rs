@@ -15,6 +15,9 @@ use crate::{
     session::registry::{Handle, Order, Progress},
 };
 
+/// How long the report waits for commands that were held and have a pool again.
+const RELEASED: Duration = Duration::from_secs(2);
+
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
     pub(super) async fn prepare(&self, until: Instant) {
@@ -173,6 +176,9 @@ impl Run {
         orders.add(others, cold);
         self.carry_on(&mut orders, count).await;
         self.board.waits("attach", vec![]);
+        // Mail dials for itself, and what it waited for belongs into the report; nobody else waits for it.
+        let held = |handle: &Handle| handle.inspect(|info| info.held > 0);
+        let _ = self.wait_within(RELEASED, held, "sessions with held commands").await;
         lock(&self.book).unmovable(orders.tally.lost);
         Ok(())
     }

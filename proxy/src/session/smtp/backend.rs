@@ -5,13 +5,14 @@
 //! listener's policy decides about it.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use bascule_protocols::smtp::{
-    relay::{AMBIGUOUS, DELIVERED, Hello, POISONED, Then, Told},
+    relay::{AMBIGUOUS, DELIVERED, Hello, Own, POISONED, Then, Told},
     reply::{Class, Replies, Reply},
 };
 use tokio::io::AsyncBufRead;
@@ -35,6 +36,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Session {
     /// Carries out what waits, as far as it can be now.
     pub(super) fn carry_on(&mut self) -> Result<(), End> {
+        if matches!(&self.waiting, Some(Wait { what: Waiting::Commit, .. })) && !self.relay.waits_to_commit()
+        {
+            // It was refused or withdrawn meanwhile, and its client told.
+            self.forget_waiting();
+            self.drop_content();
+        }
+        if let Some(Wait { what: Waiting::Command(command), .. }) = &self.waiting
+            && let Some(reply) = self.relay.refusal(command)
+        {
+            self.forget_waiting();
+            self.parked = Some(Own::Say(reply));
+            return self.answer_parked();
+        }
         let Some(wait) = &self.waiting else { return Ok(()) };
         let login = matches!(wait.what, Waiting::Login(_));
         if login || !self.flows() {
@@ -50,6 +64,10 @@ impl Session {
         let ready = backend.out.is_empty() && (pipelines || self.relay.answered());
         if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
             return Ok(());
+        }
+        // All was answered: it has come to its end, or says that it will.
+        if commit && self.backend_speaks() {
+            return self.on_backend();
         }
         if commit && !self.claim() {
             return Ok(());
@@ -155,6 +173,8 @@ impl Session {
                     epoch,
                     keywords,
                     streamed: None,
+                    later: VecDeque::new(),
+                    waits: false,
                 });
                 self.logged_in();
                 if self.relay.in_transaction() {
@@ -189,7 +209,10 @@ impl Session {
             let (n, reply) = backend.replies.next(input);
             Pin::new(&mut backend.leg).consume(n);
             match reply {
-                Ok(Some(reply)) => self.on_reply(&reply)?,
+                Ok(Some(reply)) => {
+                    backend.has_answered();
+                    self.on_reply(&reply)?;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(session = self.entry.handle.id.0, %error, "backend");
@@ -210,7 +233,8 @@ impl Session {
         let outcome = self.relay.reply(reply);
         self.say(&DELIVERED.repeat(outcome.before));
         match outcome.client {
-            Told::Reply => self.say(&reply.bytes),
+            Told::Reply if outcome.times == 1 => self.say(&reply.bytes),
+            Told::Reply => self.say(&reply.bytes.repeat(outcome.times)),
             Told::Withdrawn => self.say(POISONED),
             Told::Nothing => {}
         }
@@ -250,14 +274,19 @@ impl Session {
         {
             backend.streamed = Some(0);
         }
+        self.say(&next.say);
         if next.withdrawn {
-            self.waiting = None;
-            self.withdraw();
-        } else if self.relay.is_poisoned() {
             self.world().metrics.messages.count("poisoned");
-            self.waiting = None;
+            if !next.say.is_empty() {
+                self.drop_content();
+            }
         }
         Ok(())
+    }
+
+    fn backend_speaks(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.backend.as_mut().is_some_and(|b| Pin::new(&mut b.leg).poll_fill_buf(&mut cx).is_ready())
     }
 
     // ---- losing it ------------------------------------------------------------------------------------
@@ -265,11 +294,10 @@ impl Session {
     /// End of file, an error, 421, or a reply that nobody asked for.
     pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
         self.backend = None;
-        if self.relay.lose_backend() {
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
+        if loss.ambiguous {
             self.on_ambiguous();
-        }
-        if self.relay.reset_by_loss() {
-            self.say(b"250 2.0.0 Ok\r\n");
         }
         if self.relay.in_transaction() && !self.content_is_kept() {
             self.lose_content();
@@ -302,8 +330,16 @@ impl Session {
     /// Ends a connection that stands in the middle of a message.
     pub(super) fn cut_backend(&mut self) {
         self.backend = None;
-        self.relay.lose_backend();
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
         self.sync_word();
+    }
+
+    /// What waited is answered already.
+    pub(super) fn forget_waiting(&mut self) {
+        if let Some(wait) = self.waiting.take() {
+            self.release_clock(&wait);
+        }
     }
 
     /// What waited goes on: its time counts as held if it met a shut gate.
@@ -313,6 +349,7 @@ impl Session {
             world.metrics.held_commands.dec();
             world.metrics.held(world.holds.record(since, Instant::now()));
             self.entry.handle.describe(|info| info.held = 0);
+            self.entry.handle.word_changed();
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 use bascule_protocols::smtp::{
     auth::MECHANISMS,
     keywords::Shown,
-    relay::{Command, Own, POISONED, Relay, Role, Verdict},
+    relay::{Command, Own, Relay, Role, Verdict},
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
@@ -93,7 +93,8 @@ impl Session {
                 self.answer_parked()
             }
             Todo::Fail(reply) => {
-                self.relay.refuse_content(reply);
+                let now = self.relay.refuse_content(reply);
+                self.say(&now);
                 self.drop_content();
                 // The backend stands in the middle of a message that will not end.
                 self.cut_backend();
@@ -132,7 +133,7 @@ impl Session {
             None => {}
             Some(Own::Hello(hello)) => {
                 let extended = hello.extended;
-                if self.relay.greet(hello) {
+                if self.relay.greet(hello, self.backend.is_some()) {
                     self.tell_backend(b"RSET\r\n");
                 }
                 self.drop_content();
@@ -145,12 +146,15 @@ impl Session {
                 self.say(bye.as_bytes());
                 return Err(End::Client);
             }
-            Some(Own::Say(reply)) => self.say(&reply),
-            Some(Own::Refuse(reply)) => {
-                self.relay.over();
+            Some(Own::Reset) => {
+                if self.relay.reset(self.backend.is_some()) {
+                    self.tell_backend(b"RSET\r\n");
+                }
                 self.drop_content();
-                self.say(&reply);
+                self.say(b"250 2.0.0 Ok\r\n");
             }
+            Some(Own::Say(reply)) => self.say(&reply),
+            Some(Own::Refuse(reply)) => self.answer_instead(&reply),
             Some(Own::Close(reply)) => {
                 self.world().metrics.limits_hit.count("line");
                 self.say(&reply);
@@ -170,13 +174,6 @@ impl Session {
             format!("250 {hostname}\r\n").into_bytes()
         };
         self.say(&reply);
-    }
-
-    /// A promise is withdrawn, and the client told so.
-    pub(super) fn withdraw(&mut self) {
-        self.world().metrics.messages.count("poisoned");
-        self.say(POISONED);
-        self.drop_content();
     }
 
     fn starttls(&mut self) -> Result<(), End> {

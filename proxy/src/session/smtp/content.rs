@@ -55,7 +55,8 @@ impl Session {
     /// A message whose content is gone with its backend.
     pub(super) fn lose_content(&mut self) {
         self.world().metrics.messages.count("not_kept");
-        self.relay.refuse_content(AMBIGUOUS);
+        let now = self.relay.refuse_content(AMBIGUOUS);
+        self.say(&now);
         self.drop_content();
     }
 }

@@ -104,7 +104,7 @@ impl Session {
         match timeout(GREETING, greeting(self.world(), pool, &whom)).await {
             Ok(Ok(greeted)) if self.admitted() => self.greeted = Some((pool, epoch, greeted)),
             Ok(Err(OpenError::Refused(reply))) => return Err(reply.bytes),
-            Ok(Ok(_) | Err(OpenError::Unavailable(_))) | Err(_) => {}
+            Ok(Ok(_) | Err(_)) | Err(_) => {}
         }
         self.sync_word();
         Ok(())

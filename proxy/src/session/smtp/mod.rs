@@ -13,7 +13,7 @@ pub mod delivered;
 mod end;
 mod greet;
 mod login;
-mod open;
+pub(crate) mod open;
 mod orders;
 mod relay;
 
@@ -41,7 +41,8 @@ pub async fn keywords(world: &World, pool: PoolId, protocol: Protocol) -> Result
         protocol,
         role: if protocol == Protocol::Lmtp { Role::Lmtp } else { Role::Relay },
         hello: Hello { extended: true, name: world.config.server.hostname.as_bytes().into() },
-        client: SocketAddr::from(([127, 0, 0, 1], 0)),
+        // Dovecot takes no port 0 for a client's.
+        client: SocketAddr::from(([127, 0, 0, 1], 1)),
         local: None,
         credentials: None,
     };

@@ -20,24 +20,35 @@ use tokio::{
 use super::address;
 use crate::{
     config::{ClientAddress, Protocol, Service, ServiceTls},
-    net::stream::Leg,
+    net::{stream::Leg, tls::Connector},
     session::World,
     topology::{PoolId, Topology},
 };
 
 /// A server that may be spoken to.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) leg: Leg,
-    pub(super) keywords: Keywords,
+pub(crate) struct Opened {
+    pub(crate) leg: Leg,
+    pub(crate) keywords: Keywords,
 }
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
+    /// Nobody answered the dial. Nothing was sent.
+    #[error("{server}: {error}")]
+    Dial {
+        /// `host:port`
+        server: String,
+        /// What the system said.
+        error: io::Error,
+    },
     /// It cannot serve now, or not as it must: another try may.
     #[error("{0}")]
     Unavailable(String),
+    /// The server says no, but not to a login.
+    #[error("{}", .0.text())]
+    Said(Reply),
     /// The server's own word on the login.
     #[error("refused")]
     Refused(Reply),
@@ -46,89 +57,108 @@ pub(super) enum OpenError {
 impl OpenError {
     fn passing(self) -> Self {
         match self {
-            Self::Refused(reply) => {
-                Self::Unavailable(String::from_utf8_lossy(&reply.bytes).trim_end().to_owned())
-            }
-            Self::Unavailable(why) => Self::Unavailable(why),
+            Self::Refused(reply) => Self::Said(reply),
+            Self::Dial { .. } | Self::Unavailable(_) | Self::Said(_) => self,
         }
     }
 }
 
 /// Whose connection it will be.
 #[derive(Debug, Clone)]
-pub(super) struct Whom {
-    pub(super) protocol: Protocol,
-    pub(super) role: Role,
-    pub(super) hello: Hello,
-    pub(super) client: SocketAddr,
-    pub(super) local: Option<SocketAddr>,
-    pub(super) credentials: Option<Credentials>,
+pub(crate) struct Whom {
+    pub(crate) protocol: Protocol,
+    pub(crate) role: Role,
+    pub(crate) hello: Hello,
+    pub(crate) client: SocketAddr,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) credentials: Option<Credentials>,
 }
 
 /// A server that has greeted, and was told nothing but the client's address.
 #[derive(Debug)]
-pub(super) struct Greeted(Server);
+pub(crate) struct Greeted(Server);
+
+/// How the servers of one protocol of a pool are reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) connector: Option<&'a Connector>,
+}
+
+impl<'a> Way<'a> {
+    fn of(world: &'a World, topology: &'a Topology, pool: PoolId, whom: &Whom) -> Result<Self, OpenError> {
+        let service = topology.pool(pool).service(whom.protocol);
+        let service = service.ok_or_else(|| OpenError::Unavailable("no such service".to_owned()))?;
+        Ok(Self { service, connector: world.connectors.of(pool, whom.protocol) })
+    }
+
+    /// Dials and introduces the client, within the time for a dial.
+    pub(crate) async fn open(self, whom: &Whom) -> Result<Opened, OpenError> {
+        let opening = async {
+            let Greeted(server) = self.greeting(whom).await.map_err(OpenError::passing)?;
+            introduced(self, whom, server).await
+        };
+        within(self.service.dial_timeout, opening).await
+    }
+
+    async fn greeting(self, whom: &Whom) -> Result<Greeted, OpenError> {
+        let mut server = Server::dial(self, whom).await?;
+        let reply = server.ask(None).await?;
+        if reply.class() == Class::Done { Ok(Greeted(server)) } else { Err(OpenError::Refused(reply)) }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    opening: impl Future<Output = Result<T, OpenError>>,
+) -> Result<T, OpenError> {
+    let late = |_| Err(OpenError::Unavailable(format!("no answer within {limit:?}")));
+    timeout(limit, opening).await.unwrap_or_else(late)
+}
 
 /// Dials and introduces the client, within `limit`. `greeted`: the first half of it was done before.
-pub(super) async fn open(
+pub(crate) async fn open(
     world: &World,
     pool: PoolId,
     whom: &Whom,
     greeted: Option<Greeted>,
     limit: Duration,
 ) -> Result<Opened, OpenError> {
+    let topology = world.topology.load();
+    let way = Way::of(world, &topology, pool, whom)?;
     let opening = async {
         let Greeted(server) = match greeted {
             Some(greeted) => greeted,
             // Without a login its opinion is one on the proxy, and may change.
-            None => greeting(world, pool, whom).await.map_err(OpenError::passing)?,
+            None => way.greeting(whom).await.map_err(OpenError::passing)?,
         };
-        introduced(world, pool, whom, server).await
+        introduced(way, whom, server).await
     };
-    match timeout(limit, opening).await {
-        Ok(result) => result,
-        Err(_) => Err(OpenError::Unavailable(format!("no answer within {limit:?}"))),
-    }
+    within(limit, opening).await
 }
 
 /// Dials, and hears the greeting. What the server thinks of the client already is [`OpenError::Refused`].
-pub(super) async fn greeting(world: &World, pool: PoolId, whom: &Whom) -> Result<Greeted, OpenError> {
+pub(crate) async fn greeting(world: &World, pool: PoolId, whom: &Whom) -> Result<Greeted, OpenError> {
     let topology = world.topology.load();
-    let mut server = Server::dial(world, pool, service(&topology, pool, whom)?, whom).await?;
-    let reply = server.ask(None).await?;
-    if reply.class() == Class::Done {
-        return Ok(Greeted(server));
-    }
-    Err(OpenError::Refused(reply))
+    Way::of(world, &topology, pool, whom)?.greeting(whom).await
 }
 
-fn service<'a>(topology: &'a Topology, pool: PoolId, whom: &Whom) -> Result<&'a Service, OpenError> {
-    let service = topology.pool(pool).service(whom.protocol);
-    service.ok_or_else(|| OpenError::Unavailable("no such service".to_owned()))
-}
-
-async fn introduced(
-    world: &World,
-    pool: PoolId,
-    whom: &Whom,
-    mut server: Server,
-) -> Result<Opened, OpenError> {
-    let topology = world.topology.load();
-    let service = service(&topology, pool, whom)?;
+async fn introduced(way: Way<'_>, whom: &Whom, mut server: Server) -> Result<Opened, OpenError> {
     let mut keywords = server.hello(whom).await?;
-    if let ServiceTls::Starttls(_) = service.tls {
+    if let ServiceTls::Starttls(_) = way.service.tls {
         server.expect(Some(b"STARTTLS\r\n")).await?;
-        server = server.secure(world, pool, whom.protocol).await?;
+        server = server.secure(way).await?;
         keywords = server.hello(whom).await?;
     }
-    if service.client_address == ClientAddress::Xclient {
+    if way.service.client_address == ClientAddress::Xclient {
         let line = address::xclient(&keywords, whom).ok_or_else(|| {
             OpenError::Unavailable("the server does not let us say XCLIENT ADDR".to_owned())
         })?;
         server.expect(Some(&line)).await?;
         keywords = server.hello(whom).await?;
     }
-    if service.client_address == ClientAddress::Xforward && !address::takes(&keywords, "XFORWARD", "ADDR") {
+    if way.service.client_address == ClientAddress::Xforward && !address::takes(&keywords, "XFORWARD", "ADDR")
+    {
         return Err(OpenError::Unavailable("the server does not let us say XFORWARD ADDR".to_owned()));
     }
     if let Some(credentials) = &whom.credentials {
@@ -145,24 +175,28 @@ struct Server {
 }
 
 impl Server {
-    async fn dial(world: &World, pool: PoolId, service: &Service, whom: &Whom) -> Result<Self, OpenError> {
-        let failed = |error: io::Error| OpenError::Unavailable(format!("{}: {error}", service.server));
-        let mut tcp = TcpStream::connect(&service.server).await.map_err(failed)?;
+    async fn dial(way: Way<'_>, whom: &Whom) -> Result<Self, OpenError> {
+        let service = way.service;
+        let mut tcp = TcpStream::connect(&service.server)
+            .await
+            .map_err(|error| OpenError::Dial { server: service.server.clone(), error })?;
         let _ = tcp.set_nodelay(true);
         if service.client_address == ClientAddress::ProxyV2 {
             let local = whom.local.unwrap_or(whom.client);
-            tcp.write_all(&crate::net::proxy_protocol::header(whom.client, local)).await.map_err(failed)?;
+            let header = crate::net::proxy_protocol::header(whom.client, local);
+            let failed = |error| OpenError::Unavailable(format!("{}: {error}", service.server));
+            tcp.write_all(&header).await.map_err(failed)?;
         }
         let leg = match &service.tls {
             ServiceTls::None | ServiceTls::Starttls(_) => Leg::plain(tcp),
-            ServiceTls::Implicit(_) => connect(world, pool, whom.protocol, tcp).await?,
+            ServiceTls::Implicit(_) => connect(way, tcp).await?,
         };
         Ok(Self { leg, replies: Replies::default() })
     }
 
-    async fn secure(self, world: &World, pool: PoolId, protocol: Protocol) -> Result<Self, OpenError> {
+    async fn secure(self, way: Way<'_>) -> Result<Self, OpenError> {
         let tcp = self.leg.into_tcp().ok_or_else(|| OpenError::Unavailable("TLS twice".to_owned()))?;
-        Ok(Self { leg: connect(world, pool, protocol, tcp).await?, replies: Replies::default() })
+        Ok(Self { leg: connect(way, tcp).await?, replies: Replies::default() })
     }
 
     /// EHLO or LHLO; HELO where the client said so and the server knows nothing else.
@@ -220,13 +254,14 @@ impl Server {
 
 /// Only 5yz is a word on the password (RFC 4954 §6).
 fn refused(reply: Reply) -> OpenError {
-    let refused = reply.class() == Class::Never;
-    let error = OpenError::Refused(reply);
-    if refused { error } else { error.passing() }
+    if reply.class() == Class::Never {
+        return OpenError::Refused(reply);
+    }
+    // Without its words, which may repeat ours.
+    OpenError::Said(Reply::own(reply.code, "is the answer to the login"))
 }
 
-async fn connect(world: &World, pool: PoolId, protocol: Protocol, tcp: TcpStream) -> Result<Leg, OpenError> {
-    let connector = world.connectors.of(pool, protocol);
-    let connector = connector.ok_or_else(|| OpenError::Unavailable("no TLS configuration".to_owned()))?;
+async fn connect(way: Way<'_>, tcp: TcpStream) -> Result<Leg, OpenError> {
+    let connector = way.connector.ok_or_else(|| OpenError::Unavailable("no TLS configuration".to_owned()))?;
     connector.connect(tcp).await.map_err(|error| OpenError::Unavailable(format!("TLS: {error}")))
 }

@@ -2,14 +2,24 @@
 //!
 //! Rule: an order is a level; each [`Session::obey`] takes the one next step, and reports when there is none.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt},
     time::timeout,
 };
 
-use super::relay::{End, Session};
+use bascule_protocols::smtp::relay::Role;
+
+use super::{
+    open::{OpenError, Opened, open},
+    relay::{End, Session},
+};
 use crate::{
     config::Storage,
     net::stream::Leg,
@@ -20,11 +30,17 @@ use crate::{
 /// How long the end of a connection is awaited after QUIT.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// A login that is tried on the standby, and what came of it.
+type Trial = Pin<Box<dyn Future<Output = Result<Opened, OpenError>> + Send>>;
+
 /// Where a session stands with its orders.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Orders {
     seen: Option<(u64, Order)>,
     reported: Option<(u64, Progress)>,
+    trial: Option<(PoolId, Trial)>,
+    /// The standby would not let this user in.
+    refused: bool,
     /// Whether the gate was open when last looked at.
     pub(super) flowed: bool,
 }
@@ -34,17 +50,38 @@ impl Orders {
     pub(super) fn is_new(&self, handle: &Handle) -> bool {
         self.seen.is_none_or(|seen| seen.0 != handle.order().0)
     }
+
+    /// The pool on which a login is tried.
+    pub(super) fn tries(&self) -> Option<PoolId> {
+        self.trial.as_ref().map(|(pool, _)| *pool)
+    }
+
+    /// What came of the login that is tried.
+    pub(super) fn poll_trial(&mut self, cx: &mut Context<'_>) -> Poll<Result<Opened, OpenError>> {
+        let Some((_, trial)) = &mut self.trial else { return Poll::Pending };
+        let result = trial.as_mut().poll(cx);
+        if result.is_ready() {
+            self.trial = None;
+        }
+        result
+    }
 }
 
 impl Session {
     pub(super) fn obey(&mut self) -> Result<(), End> {
         let (number, order) = self.entry.handle.order();
         self.orders.seen = Some((number, order));
+        if order != Order::Verify && self.orders.trial.take().is_some() {
+            self.sync_word();
+        }
         match order {
             // An order of a hold that is over, until the next one comes: who was attached meanwhile stays.
             Order::Leave if self.admitted() => {}
-            // There is nothing of this session to look for on the standby.
-            Order::Flow | Order::Verify | Order::Prewarm => self.report(Progress::Done),
+            Order::Flow | Order::Prewarm => {
+                self.forget_refusal();
+                self.report(Progress::Done);
+            }
+            Order::Verify => self.try_login(number),
             // A message that is not kept is waited for, and counts as unmovable when it does not end.
             Order::Prepare if !self.content_is_kept() => {}
             Order::Prepare => self.report(Progress::Done),
@@ -58,6 +95,53 @@ impl Session {
         }
         self.leave_late();
         Ok(())
+    }
+
+    /// Whoever has logged in must be let in by the pool that is to serve. There is nothing else of a session to look for
+    /// on it.
+    fn try_login(&mut self, number: u64) {
+        let begun = self.orders.trial.is_some() || self.orders.reported.is_some_and(|(n, _)| n == number);
+        if begun {
+            return;
+        }
+        let logged_in = self.relay.role() == Role::Submission && self.credentials.is_some();
+        let (true, Some(pool)) = (logged_in, self.world().topology.target()) else {
+            return self.report(Progress::Done);
+        };
+        let (world, whom) = (self.door.world.clone(), self.whom());
+        let topology = world.topology.load();
+        let Some(limit) = topology.pool(pool).service(whom.protocol).map(|service| service.dial_timeout)
+        else {
+            return self.report(Progress::Done);
+        };
+        let trial = async move { open(&world, pool, &whom, None, limit).await };
+        self.orders.trial = Some((pool, Box::pin(trial)));
+        self.sync_word();
+    }
+
+    pub(super) fn on_tried(&mut self, result: Result<Opened, OpenError>) {
+        let why = match result {
+            Ok(Opened { leg, .. }) => {
+                tokio::spawn(leave(leg, true));
+                self.forget_refusal();
+                return self.report(Progress::Done);
+            }
+            Err(OpenError::Refused(_)) => "login_refused",
+            Err(error) => {
+                tracing::info!(session = self.entry.handle.id.0, %error, "verify");
+                "unavailable"
+            }
+        };
+        self.orders.refused = true;
+        self.world().metrics.unmovable.count(why);
+        self.entry.handle.describe(|info| info.unmovable = Some(why.to_owned()));
+        self.report(Progress::Refused);
+    }
+
+    fn forget_refusal(&mut self) {
+        if std::mem::take(&mut self.orders.refused) {
+            self.entry.handle.describe(|info| info.unmovable = None);
+        }
     }
 
     fn report(&mut self, progress: Progress) {
@@ -104,10 +188,8 @@ impl Session {
         let shared = self.world().topology.load().active().contract.storage == Storage::Shared;
         let whole = self.relay.answered() && !self.relay.in_transaction();
         let Some(backend) = self.backend.take() else { return };
-        self.relay.lose_backend();
-        if self.relay.reset_by_loss() {
-            self.say(b"250 2.0.0 Ok\r\n");
-        }
+        let loss = self.relay.lose_backend();
+        self.say(&loss.say);
         if self.relay.in_transaction() && !self.content_is_kept() {
             self.lose_content();
         }

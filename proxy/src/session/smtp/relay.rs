@@ -3,6 +3,7 @@
 //! Rule: one thing waits at a time; while it waits the client is not read, so that order needs no queue.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -44,6 +45,36 @@ pub(super) struct Backend {
     pub(super) keywords: Keywords,
     /// Bytes of the kept content that it was sent; `None`: it has not asked for content.
     pub(super) streamed: Option<u64>,
+    /// It knows no PIPELINING: what it is told when it has answered.
+    pub(super) later: VecDeque<Box<[u8]>>,
+    pub(super) waits: bool,
+}
+
+impl Backend {
+    /// Says these lines, one by one where it must be. A failed backend is found by the next read.
+    pub(super) fn tell(&mut self, lines: &[u8]) {
+        if self.keywords.has("PIPELINING") {
+            let _ = self.out.push(&mut self.leg, lines);
+            return;
+        }
+        self.later.extend(lines.split_inclusive(|b| *b == b'\n').map(Into::into));
+        self.tell_next();
+    }
+
+    /// It has answered.
+    pub(super) fn has_answered(&mut self) {
+        self.waits = false;
+        self.tell_next();
+    }
+
+    fn tell_next(&mut self) {
+        if !self.waits
+            && let Some(line) = self.later.pop_front()
+        {
+            self.waits = true;
+            let _ = self.out.push(&mut self.leg, &line);
+        }
+    }
 }
 
 /// What the client said and what cannot be carried out yet.
@@ -123,6 +154,7 @@ enum Ready {
     Backend,
     Opened(PoolId, Epoch, Result<Opened, OpenError>),
     Left(bool),
+    Tried(Result<Opened, OpenError>),
     Again,
     ClientFailed,
     BackendFailed,
@@ -206,6 +238,10 @@ impl Session {
                 Ready::Backend => self.on_backend(),
                 Ready::Opened(pool, epoch, result) => self.on_opened(pool, epoch, result),
                 Ready::Left(ended) => self.on_left(ended),
+                Ready::Tried(result) => {
+                    self.on_tried(result);
+                    Ok(())
+                }
                 Ready::Again => Ok(()),
                 Ready::ClientFailed => Err(End::Client),
                 Ready::BackendFailed => self.on_backend_end(),
@@ -231,6 +267,9 @@ impl Session {
             && let Poll::Ready(ended) = leaving.as_mut().poll(cx)
         {
             return Poll::Ready(Ready::Left(ended));
+        }
+        if let Poll::Ready(result) = self.orders.poll_trial(cx) {
+            return Poll::Ready(Ready::Tried(result));
         }
         if let Poll::Ready(Err(_)) = self.to_client.poll_flush(cx, &mut self.client) {
             return Poll::Ready(Ready::ClientFailed);
@@ -319,10 +358,9 @@ impl Session {
         let _ = self.to_client.push(&mut self.client, bytes);
     }
 
-    /// A failed backend is found by the next read.
-    pub(super) fn tell_backend(&mut self, bytes: &[u8]) {
+    pub(super) fn tell_backend(&mut self, lines: &[u8]) {
         if let Some(backend) = &mut self.backend {
-            let _ = backend.out.push(&mut backend.leg, bytes);
+            backend.tell(lines);
         }
     }
 
@@ -332,7 +370,7 @@ impl Session {
         let greeted = self.greeted.as_ref().map(|(pool, ..)| *pool);
         Standing {
             backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards).or(greeted),
-            spare: None,
+            spare: self.orders.tries(),
             writes,
             reads,
             waits: self.waits(),

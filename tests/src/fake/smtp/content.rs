@@ -47,6 +47,7 @@ impl Session {
     async fn dotted(&mut self) -> io::Result<Vec<u8>> {
         let mut fault = Fault::new(self.shared.reaction(&["BODY"]));
         let (mut body, mut line) = (Vec::new(), Vec::new());
+        let discards = self.options().discards;
         loop {
             if let Some(reaction) = fault.due() {
                 self.suffer(&reaction).await?;
@@ -70,6 +71,9 @@ impl Session {
             }
             self.take_line(&line, &mut body);
             line.clear();
+            if discards {
+                body.clear();
+            }
             if body.len() > LITERAL {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }

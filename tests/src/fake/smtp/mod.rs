@@ -89,6 +89,8 @@ pub struct Options {
     pub open_relay: bool,
     /// The largest message.
     pub size: usize,
+    /// What comes by DATA is read and not kept: messages are empty.
+    pub discards: bool,
 }
 
 impl Default for Options {
@@ -114,6 +116,7 @@ impl Default for Options {
             networks: Vec::new(),
             open_relay: false,
             size: 52_428_800,
+            discards: false,
         }
     }
 }

@@ -103,6 +103,10 @@ impl Post {
         self.change(|s| s.accepted.clone())
     }
 
+    pub(in crate::fake) fn forget(&self) {
+        self.change(|s| s.accepted.clear());
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Sorting) -> T) -> T {
         change(&mut self.sorting.lock().unwrap_or_else(PoisonError::into_inner))
     }

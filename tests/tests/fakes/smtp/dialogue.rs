@@ -66,7 +66,7 @@ pub(super) struct Talk {
     /// For whoever reads a failure.
     pub(super) name: String,
     pub(super) steps: Vec<Step>,
-    id: String,
+    pub(super) id: String,
     at: usize,
     said: Vec<(String, Vec<Reply>)>,
 }

@@ -5,6 +5,10 @@
 
 mod cutover;
 mod dialogue;
+mod gate;
+mod killed;
+mod limits;
+mod load;
 mod passing;
 
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use bascule_tests::{
         Platform,
         smtp::{Accepted, Door},
     },
-    ledger::Verdict,
+    ledger::{self, Verdict},
     smtp::{Client, Dialect},
 };
 
@@ -47,6 +51,22 @@ impl Rig {
         }
     }
 
+    /// Whether a client of the relay is turned away before the greeting.
+    async fn greets_nobody(&self) -> bool {
+        Client::connect(self.proxy.smtp(), Security::Plain, Dialect::Smtp).await.is_err()
+    }
+
+    /// Waits until this stands in the log.
+    async fn logs(&self, line: &str) {
+        let seen = async {
+            while !self.proxy.log().contains(line) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(60), seen).await;
+        assert!(seen.is_ok(), "{line}\n{}", self.proxy.log());
+    }
+
     /// Sends a new message, notes what came of it, and returns whether all was accepted.
     async fn mail(&self, client: &mut Client, to: &[&str], size: usize) -> bool {
         let (id, message) = self.ledger.mail(size, to);
@@ -58,6 +78,13 @@ impl Rig {
     /// What both platforms accepted, in this order.
     fn accepted(&self) -> [Vec<Arc<Accepted>>; 2] {
         [self.old_pool(), self.new_pool()].map(Platform::accepted)
+    }
+
+    /// How often the message of this id was accepted for a recipient, on both platforms.
+    fn copies(&self, id: &str, to: &str) -> usize {
+        let of =
+            |m: &&Arc<Accepted>| ledger::id_of(&m.body) == Some(id) && m.recipients.iter().any(|r| r == to);
+        self.accepted().iter().flatten().filter(of).count()
     }
 
     /// What was acknowledged was accepted once, on one platform, and is in each mailbox of the one that serves once and

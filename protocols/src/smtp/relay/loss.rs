@@ -1,0 +1,210 @@
+//! A backend that is lost, and a message said again to another one (semantics §2.4-2.6, §2.9).
+//!
+//! Rule: whatever the lost one was asked is either asked again or answered by us, never neither.
+
+use super::{Awaited, Command, GoOn, Mode, POISONED, Reading, Relay, Role, What};
+use crate::smtp::{data::Chunk, reply::Class};
+
+const NO_MAIL: &[u8] = b"503 5.5.1 MAIL first\r\n";
+const NO_RCPT: &[u8] = b"554 5.5.1 No recipient was accepted\r\n";
+
+/// What a loss leaves behind.
+#[derive(Debug, Default)]
+pub struct Loss {
+    /// A message was committed there, and nobody knows what became of it; the caller decides between
+    /// [`Relay::forget_commit`] and telling [`super::AMBIGUOUS`].
+    pub ambiguous: bool,
+    /// For the client: answers to what nobody will be asked again.
+    pub say: Vec<u8>,
+}
+
+impl Relay {
+    /// The backend is gone.
+    pub fn lose_backend(&mut self) -> Loss {
+        self.again = false;
+        let mut say = Vec::new();
+        for awaited in std::mem::take(&mut self.flight) {
+            let current = self.is_current(&awaited);
+            match (&mut self.transaction, &awaited.what) {
+                _ if awaited.given.is_some() => {}
+                (Some(transaction), What::Rcpt(at)) if current && transaction.poisoned => {
+                    transaction.rcpts.get_mut(*at).into_iter().for_each(|r| r.given = Some(Class::Later));
+                    say.extend_from_slice(POISONED);
+                }
+                (_, what) if !current => say.extend_from_slice(self.answer_lost(what)),
+                _ => {}
+            }
+        }
+        // What was to be said behind an envelope that was refused or withdrawn meanwhile.
+        if self.transaction.is_none() {
+            say.extend(self.refuse(NO_MAIL).say);
+        } else if self.is_poisoned() {
+            say.extend(self.refuse(POISONED).say);
+        }
+        Loss { ambiguous: self.transaction.as_ref().is_some_and(|t| t.committed), say }
+    }
+
+    /// What came behind a MAIL that was refused is not said again, and still answered.
+    fn answer_lost(&mut self, what: &What) -> &'static [u8] {
+        match what {
+            What::Forward | What::Reset => return b"",
+            What::Data => self.reading = Reading::Command,
+            What::Chunk { .. } => self.end_chunk(),
+            What::Mail | What::Rcpt(_) | What::End { .. } => {}
+        }
+        NO_MAIL
+    }
+
+    /// Whether it belongs to the message under way.
+    pub(super) fn is_current(&self, awaited: &Awaited) -> bool {
+        self.transaction.is_some() && awaited.of == self.serial && awaited.what != What::Reset
+    }
+
+    /// Why a command that waited cannot be carried out now that its turn has come: its message was refused or withdrawn
+    /// meanwhile.
+    pub fn refusal(&mut self, command: &Command) -> Option<Vec<u8>> {
+        let reply = match &self.transaction {
+            None => NO_MAIL,
+            Some(transaction) if transaction.poisoned => POISONED,
+            Some(_) => return None,
+        };
+        let mut times = 1;
+        match command {
+            Command::Mail(_) => return None,
+            Command::Rcpt(_) => {}
+            Command::Data => self.transaction = None,
+            Command::Chunk { size, last } => {
+                times = if *last { self.owed() } else { 1 };
+                self.transaction = None;
+                if *size > 0 {
+                    self.reading = Reading::RefusingChunk(Chunk::new(*size));
+                }
+            }
+        }
+        Some(reply.repeat(times))
+    }
+
+    /// How many replies the end of the message has, whatever they say.
+    pub(super) fn owed(&self) -> usize {
+        if self.role == Role::Lmtp { self.replies_owed().max(1) } else { 1 }
+    }
+
+    /// How many replies the client still waits for at the end of its message.
+    pub fn replies_owed(&self) -> usize {
+        let Some(transaction) = &self.transaction else { return 0 };
+        if self.role == Role::Lmtp { transaction.unanswered().count() } else { 1 }
+    }
+
+    /// The message is committed again elsewhere (`ambiguous = "replay"`): recipients that were answered are final.
+    pub fn forget_commit(&mut self) {
+        let Some(transaction) = &mut self.transaction else { return };
+        transaction.committed = false;
+        let mut answered = std::mem::take(&mut transaction.answered);
+        transaction.rcpts.retain(|rcpt| {
+            let final_one = rcpt.is_accepted() && answered > 0;
+            answered -= usize::from(final_one);
+            !final_one
+        });
+    }
+
+    /// A new backend was greeted. Returns the envelope to send to it, if a message is under way: what the client was
+    /// promised, and what it has not been answered. Call [`Self::go_on`] when all of it has its reply.
+    pub fn replay(&mut self) -> Vec<u8> {
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.poisoned && self.in_transaction())
+        else {
+            return Vec::new();
+        };
+        let mut out = transaction.mail.bytes.to_vec();
+        let of = self.serial;
+        self.flight.push_back(Awaited { what: What::Mail, given: transaction.mail.given, of });
+        for (at, rcpt) in transaction.rcpts.iter().enumerate() {
+            if matches!(rcpt.given, None | Some(Class::Done)) && !rcpt.delivered {
+                out.extend_from_slice(&rcpt.bytes);
+                self.flight.push_back(Awaited { what: What::Rcpt(at), given: rcpt.given, of });
+            }
+        }
+        self.again = true;
+        out
+    }
+
+    /// Whether a message is being said again.
+    pub fn replays(&self) -> bool {
+        self.again
+    }
+
+    /// The next step of a replay, when everything has its reply. `None`: there is none.
+    pub fn go_on(&mut self) -> Option<GoOn> {
+        if !self.again || !self.flight.is_empty() {
+            return None;
+        }
+        self.again = false;
+        let Some(transaction) = &self.transaction else {
+            // MAIL had no answer, and now it has one. What came behind it has not.
+            return Some(self.refuse(NO_MAIL));
+        };
+        if transaction.poisoned {
+            self.await_reply(What::Reset, Some(Class::Done));
+            return Some(GoOn { send: b"RSET\r\n".to_vec(), ..self.refuse(POISONED) });
+        }
+        if matches!(self.reading, Reading::Asked) && transaction.unanswered().next().is_none() {
+            // The next backend would ask for content that goes to nobody.
+            self.reading = Reading::Command;
+            return Some(GoOn { say: NO_RCPT.to_vec(), ..GoOn::default() });
+        }
+        let chunk_unanswered = matches!(self.reading, Reading::Chunk { .. } | Reading::ChunkAsked);
+        let last = matches!(self.reading, Reading::Over | Reading::Chunk { last: true, .. });
+        let (what, given, send, stream) = match (transaction.mode, &self.reading) {
+            (Mode::None, Reading::Asked) => (What::Data, None, b"DATA\r\n".to_vec(), false),
+            // Nothing is left of an empty message but its commit.
+            (Mode::Chunks(0), Reading::Over) => {
+                return Some(GoOn { stream: true, ..GoOn::default() });
+            }
+            (Mode::None, _) => return None,
+            (Mode::Chunks(0), _) if !chunk_unanswered => return None,
+            (Mode::Data, _) => (What::Data, Some(Class::Go), b"DATA\r\n".to_vec(), false),
+            (Mode::Chunks(size), _) => {
+                let given = (!chunk_unanswered).then_some(Class::Done);
+                (What::Chunk { last }, given, format!("BDAT {size}\r\n").into_bytes(), true)
+            }
+        };
+        // A refused DATA or BDAT poisons as a refused recipient does.
+        self.again = given.is_some();
+        self.await_reply(what, given);
+        Some(GoOn { send, stream, ..GoOn::default() })
+    }
+
+    /// The message will not be taken; `reply` is for the answer that its client waits for now, or will.
+    pub(super) fn refuse(&mut self, reply: &[u8]) -> GoOn {
+        let times = match std::mem::replace(&mut self.reading, Reading::Command) {
+            Reading::Asked => {
+                self.transaction = None;
+                1
+            }
+            Reading::Over => {
+                let owed = self.owed();
+                self.transaction = None;
+                owed
+            }
+            Reading::ChunkAsked => {
+                self.transaction = None;
+                1
+            }
+            Reading::Command | Reading::Answer => 0,
+            Reading::Content(content) => {
+                self.reading = Reading::Refusing(content, reply.to_vec());
+                0
+            }
+            Reading::Chunk { chunk, last } => {
+                self.reading = Reading::RefusingChunk(chunk);
+                let owed = if last { self.owed() } else { 1 };
+                self.transaction = None;
+                owed
+            }
+            other @ (Reading::Refusing(..) | Reading::RefusingChunk(_)) => {
+                self.reading = other;
+                0
+            }
+        };
+        GoOn { withdrawn: true, say: reply.repeat(times), ..GoOn::default() }
+    }
+}

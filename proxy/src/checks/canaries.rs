@@ -1,0 +1,130 @@
+//! The canaries of one pool: a session for each way in, and the proof that all of them are shut.
+//!
+//! Rule: a fence is proved when every protocol refuses; one of them taking mail is a pool that writes.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::{
+    checks::{
+        Answer,
+        canary::{Canary, Entrance, once, prove},
+        mail::{
+            self, Post,
+            offer::{ByMail, Offer},
+        },
+        reader::{ByImap, Reader, release},
+        server::Reach,
+        trial::Bait,
+    },
+    config::{Account, FenceKind, Protocol},
+    net::stream::Leg,
+    session::World,
+    topology::PoolId,
+};
+
+/// For now one session by protocol, since a pool has one server for each.
+#[derive(Debug)]
+pub struct Canaries {
+    pool: PoolId,
+    account: Account,
+    kind: FenceKind,
+    server: String,
+    reader: Canary<Reader<Leg>>,
+    bait: Bait,
+    mail: Vec<(Protocol, Canary<Offer>)>,
+    /// Proved in two rounds; asked again, one shows that it still holds.
+    proved: bool,
+}
+
+impl Canaries {
+    /// Opens a session of the first probe account of `pool` by each protocol, and shows that it can write.
+    pub async fn open(world: &World, pool: PoolId) -> Result<Self, String> {
+        let config = world.topology.load().pool(pool).clone();
+        let Some(fence) = &config.fence else {
+            return Err(format!("pool {} has no fence", config.name));
+        };
+        let Some(account) = config.probes.first() else {
+            return Err(format!("pool {} has no probe account", config.name));
+        };
+        let named = |why: String| format!("canary on pool {}: {why}", config.name);
+        let reader = release(&Reach { world, pool }, account).await.map_err(named)?;
+        let mut mail = Vec::new();
+        for (protocol, way) in by_mail(world, pool, account) {
+            // What it would leave behind is seen and taken away now, or the proof could not be trusted to.
+            let takes = way.takes(&Reach { world, pool }).await;
+            if !takes.passed() {
+                return Err(named(takes.to_string()));
+            }
+            let offer =
+                way.open().await.map_err(|write| named(write.wanted().named(protocol.name()).to_string()))?;
+            mail.push((protocol, Canary::new(offer)));
+        }
+        let (account, kind, server) = (account.clone(), fence.kind, config.imap.server.clone());
+        let bait = reader.bait().clone();
+        Ok(Self { pool, account, kind, server, bait, reader: Canary::new(reader), mail, proved: false })
+    }
+
+    /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of
+    /// no use to ask on: what the canary writes keeps its session busy (Dovecot 2.3 ends an idle one ten
+    /// seconds after `dovecot stop`, one that is asked every second after thirty).
+    pub async fn prove_fenced(&mut self, world: &World) -> Answer {
+        let share = world.config.cutover.fence;
+        let answer = timeout(share, self.prove(world)).await;
+        let answer =
+            answer.unwrap_or_else(|_| Answer::Unknown(format!("the fence was not proved within {share:?}")));
+        self.proved |= answer.passed();
+        answer
+    }
+
+    async fn prove(&mut self, world: &World) -> Answer {
+        let Self { pool, account, kind, server, reader, bait, mail, proved } = self;
+        let reach = Reach { world, pool: *pool };
+        let imap = ByImap { dial: &reach, account, server, bait: Some(bait.clone()) };
+        let ways = by_mail(world, *pool, account);
+        let mail = async {
+            let mut all = Answer::Pass;
+            for ((protocol, canary), (_, way)) in mail.iter_mut().zip(&ways) {
+                all = all.and(rounds(canary, *kind, way, *proved).await.named(protocol.name()));
+            }
+            all
+        };
+        let (imap, mail) = tokio::join!(rounds(reader, *kind, &imap, *proved), mail);
+        imap.and(mail)
+    }
+
+    /// Takes away what the canaries left, where they still can, and logs out.
+    pub async fn close(self, world: &World) {
+        if let Some(reader) = self.reader.into_open() {
+            let lmtp = self.mail.iter().any(|(protocol, _)| *protocol == Protocol::Lmtp);
+            if lmtp && !self.proved {
+                // A fence that did not hold may have let a message in.
+                mail::offer::tidy(&Reach { world, pool: self.pool }, &self.account).await;
+            }
+            reader.close().await;
+        }
+        for (_, canary) in self.mail {
+            if let Some(offer) = canary.into_open() {
+                offer.close().await;
+            }
+        }
+    }
+}
+
+async fn rounds<E: Entrance>(
+    canary: &mut Canary<E::Session>,
+    kind: FenceKind,
+    at: &E,
+    proved: bool,
+) -> Answer {
+    if proved { once(canary, kind, at, Duration::ZERO).await } else { prove(canary, kind, at).await }
+}
+
+/// The ways in by mail that a pool's fence is to shut.
+pub(super) fn by_mail<'a>(world: &'a World, pool: PoolId, account: &Account) -> Vec<(Protocol, ByMail<'a>)> {
+    let config = world.topology.load().pool(pool).clone();
+    let post = |protocol| Some((protocol, Post::of(world, pool, protocol)?));
+    let own = mail::own(&world.config, &config).into_iter().filter_map(post);
+    own.map(|(protocol, post)| (protocol, ByMail { post, account: account.clone() })).collect()
+}

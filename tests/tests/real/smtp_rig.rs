@@ -1,0 +1,159 @@
+//! What the tests of mail begin with: two Dovecots, a Postfix beside each, and a proxy in front of all of them.
+//!
+//! Rule: the recommended layout. Every Postfix hands what it has accepted to the proxy's LMTP listener, so that mail
+//! finds the server that is active; the old one's ports are shut by the fence while its queue works on.
+
+use std::net::SocketAddr;
+
+use bascule_tests::{
+    bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
+    dovecot::{Dovecot, Options, Pair},
+    ledger::{Ledger, Verdict},
+    postfix::{Next, Postfix},
+};
+
+use super::scene::{all_moved, patient};
+
+pub(super) const FROM: &str = "someone@example.net";
+
+/// What takes mail from users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// Postfix, which asks Dovecot for the password.
+    Postfix,
+    /// Dovecot, which hands the mail to Postfix.
+    Dovecot,
+}
+
+/// Dovecot 2.3 with its Postfix, Dovecot 2.4 with its Postfix, and a proxy that serves from the first.
+pub(super) struct Post {
+    // Dropped in this order.
+    pub(super) proxy: Bascule,
+    pub(super) postfixes: [Postfix; 2],
+    pub(super) pair: Pair,
+    pub(super) ledger: Ledger,
+}
+
+impl Post {
+    pub(super) async fn new(sender: Sender) -> Self {
+        Self::with(sender, |_| {}).await
+    }
+
+    /// With a setup that was changed.
+    pub(super) async fn with(sender: Sender, change: impl FnOnce(&mut Setup)) -> Self {
+        let pair = Pair::shared(Options::default()).await.unwrap();
+        let mut setup = patient(&pair);
+        for (pool, server) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
+            pool.mail = services(&pair, server, sender);
+        }
+        let mut proxy = Bascule::lay(&setup).unwrap();
+        let next = Next { lmtp: proxy.lmtp(), outbound: None };
+        let old = Postfix::start(&pair, &pair.old, next).await.unwrap();
+        let postfixes = [old, Postfix::start(&pair, &pair.new, next).await.unwrap()];
+        postfixes[1].act(false).await.unwrap();
+        for (pool, postfix) in setup.pools.iter_mut().zip(&postfixes) {
+            belongs(pool, postfix);
+        }
+        change(&mut setup);
+        proxy.configure(&setup).unwrap();
+        let init = proxy.run(&["init", "--active", "old"]).await.unwrap();
+        assert_eq!(init.code, 0, "{init:?}");
+        proxy.serve().await.unwrap();
+        Self { proxy, postfixes, pair, ledger: Ledger::default() }
+    }
+
+    /// Moves everything to the new servers and keeps every session.
+    pub(super) async fn moved(&self) -> Ran {
+        let ran = self.proxy.cutover("new").await.unwrap();
+        all_moved(&ran);
+        ran
+    }
+
+    /// Waits until nothing is left in the queues.
+    pub(super) async fn delivered(&self) {
+        let deadline = tokio::time::Instant::now() + tokio::time::Duration::from_secs(60);
+        for postfix in &self.postfixes {
+            // What has no recipient left was delivered, and is tidied up when the queue is scanned.
+            while let queue = postfix.queue().await.unwrap()
+                && queue.iter().any(|message| message["recipients"] != serde_json::json!([]))
+            {
+                assert!(tokio::time::Instant::now() < deadline, "{queue:?}\n{}", postfix.log());
+                tokio::time::sleep(tokio::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// What a user has in INBOX at one of the servers.
+    pub(super) async fn bodies(&self, server: &Dovecot, user: &str) -> Vec<Vec<u8>> {
+        let mut session = server.session(user).await.unwrap();
+        session.select("INBOX").await.unwrap().ok().unwrap();
+        session.bodies().await.unwrap()
+    }
+
+    /// Judges by the INBOXes of these users at one of the servers, once the queues are empty, and by what else was found.
+    pub(super) async fn judged(
+        &self,
+        server: &Dovecot,
+        users: &[&str],
+        mut found: Vec<(String, Vec<u8>)>,
+    ) -> Verdict {
+        self.delivered().await;
+        for user in users {
+            let bodies = self.bodies(server, user).await;
+            found.extend(bodies.into_iter().map(|body| (format!("{user}@example.org"), body)));
+        }
+        self.ledger.judge_mail(found)
+    }
+
+    /// Nothing was lost, doubled or changed, and nobody was left without an answer: so many messages are there.
+    pub(super) async fn holds(&self, server: &Dovecot, users: &[&str], messages: usize) {
+        let verdict = self.judged(server, users, Vec::new()).await;
+        assert!(verdict.clean() && verdict.unknown == 0, "{verdict:?}");
+        assert_eq!(verdict.acknowledged, messages, "{verdict:?}");
+    }
+}
+
+/// The report says that all went well. Who says QUIT in the hold, as Postfix may to the LMTP listener, goes, and is not
+/// counted as kept.
+pub(super) fn went_well(ran: &Ran) {
+    assert_eq!((ran.code, &ran.json["unmovable"]), (0, &serde_json::json!({})), "{ran:?}");
+}
+
+/// The fence of a pool shuts its Postfix too.
+fn belongs(pool: &mut Pool, postfix: &Postfix) {
+    let both = |first: &[String], then: &[String]| {
+        let line = format!("{} && {}", first.join(" "), then.join(" "));
+        ["/bin/bash", "-c", &line].map(str::to_owned).to_vec()
+    };
+    let [shut, open] = [false, true].map(|open| postfix.fence(open));
+    pool.fence = pool.fence.take().map(|fence| Fence {
+        engage: both(&shut, &fence.engage),
+        release: both(&fence.release, &open),
+        ..fence
+    });
+    pool.promote = pool.promote.take().map(|promote| both(&promote, &open));
+}
+
+fn services(pair: &Pair, server: &Dovecot, sender: Sender) -> Vec<Service> {
+    let tls = Some((pair.ca(), Pair::HOST.to_owned()));
+    let relay = SocketAddr::from((server.relay(), Postfix::RELAY));
+    let submission = match sender {
+        Sender::Postfix => SocketAddr::from((server.relay(), Postfix::SUBMISSION)),
+        Sender::Dovecot => server.submission(),
+    };
+    let declared = server.name() == "new";
+    let service = |protocol, server, tls, keywords: &[&str]| {
+        let mut lines = "client_address = \"xclient\"\n".to_owned();
+        // A server that does not run cannot be asked.
+        if declared {
+            lines += &format!("keywords = {keywords:?}\n");
+        }
+        Service { protocol, server, tls, lines }
+    };
+    let by_user = if sender == Sender::Dovecot { &Pair::SUBMISSION_24[..] } else { &Postfix::KEYWORDS };
+    vec![
+        service("smtp", relay, tls.clone(), &Postfix::KEYWORDS),
+        service("submission", submission, tls, by_user),
+        service("lmtp", server.lmtp(), None, &Pair::LMTP_24),
+    ]
+}
