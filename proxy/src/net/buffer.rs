@@ -11,7 +11,7 @@ pub const SIZE: usize = 32 * 1024;
 /// The largest room: a TLS handshake message of 64 KiB with its records' heads.
 const LARGEST: usize = 128 * 1024;
 /// Rooms that a thread keeps.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
 
 thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -95,8 +95,7 @@ impl Buffer {
     }
 
     fn grow(&mut self, size: usize) {
-        let pooled = if size == SIZE { POOL.with_borrow_mut(Vec::pop) } else { None };
-        let mut room = pooled.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        let mut room = if size == SIZE { room() } else { vec![0; size].into_boxed_slice() };
         room[..self.end].copy_from_slice(&self.room[..self.end]);
         let small = std::mem::replace(&mut self.room, room);
         keep(small);
@@ -108,10 +107,19 @@ impl Buffer {
     }
 }
 
-fn keep(room: Box<[u8]>) {
+/// A room of [`SIZE`], with whatever its last user left in it; to be given back by [`keep`].
+pub fn room() -> Box<[u8]> {
+    POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
+}
+
+/// Takes a room back.
+pub fn keep(room: Box<[u8]>) {
     if room.len() == SIZE {
-        POOL.with_borrow_mut(|pool| {
-            if pool.len() < KEPT {
+        // A thread that ends has no pool any more; then the room is freed.
+        let _ = POOL.try_with(|pool| {
+            if let Ok(mut pool) = pool.try_borrow_mut()
+                && pool.len() < KEPT
+            {
                 pool.push(room);
             }
         });
@@ -120,17 +128,7 @@ fn keep(room: Box<[u8]>) {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // A thread that ends has no pool any more; then the room is freed.
-        let room = std::mem::take(&mut self.room);
-        if room.len() == SIZE {
-            let _ = POOL.try_with(|pool| {
-                if let Ok(mut pool) = pool.try_borrow_mut()
-                    && pool.len() < KEPT
-                {
-                    pool.push(room);
-                }
-            });
-        }
+        keep(std::mem::take(&mut self.room));
     }
 }
 

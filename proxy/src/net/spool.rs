@@ -14,6 +14,8 @@ use std::{
     },
 };
 
+use super::buffer;
+
 /// The place and the budget of all kept uploads.
 #[derive(Debug)]
 pub struct Spool {
@@ -40,10 +42,76 @@ impl Spool {
 #[derive(Debug)]
 pub struct Body {
     spool: Arc<Spool>,
-    memory: Vec<u8>,
+    memory: Memory,
     file: Option<File>,
     len: u64,
     counted: u64,
+}
+
+/// Bytes in memory: a few as they are, more of them in rooms that the thread uses again and again, so that a message
+/// costs neither a page fault nor a second copy as it grows.
+#[derive(Debug, Default)]
+struct Memory {
+    few: Vec<u8>,
+    rooms: Vec<Box<[u8]>>,
+    len: usize,
+}
+
+/// The most that are kept as they are.
+const FEW: usize = 4 * 1024;
+
+impl Memory {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        if self.len + bytes.len() <= FEW {
+            self.few.extend_from_slice(bytes);
+            self.len += bytes.len();
+            return;
+        }
+        if self.rooms.is_empty() {
+            let few = std::mem::take(&mut self.few);
+            self.rooms.push(buffer::room());
+            self.rooms[0][..few.len()].copy_from_slice(&few);
+        }
+        while !bytes.is_empty() {
+            let (room, at) = (self.len / buffer::SIZE, self.len % buffer::SIZE);
+            if room == self.rooms.len() {
+                self.rooms.push(buffer::room());
+            }
+            let n = bytes.len().min(buffer::SIZE - at);
+            self.rooms[room][at..at + n].copy_from_slice(&bytes[..n]);
+            self.len += n;
+            bytes = &bytes[n..];
+        }
+    }
+
+    /// All bytes, in order.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let rooms = self.rooms.iter().enumerate();
+        let full = rooms.map(|(at, room)| &room[..buffer::SIZE.min(self.len - at * buffer::SIZE)]);
+        std::iter::once(&*self.few).chain(full)
+    }
+
+    fn read(&self, at: usize, buffer: &mut [u8]) -> usize {
+        let (mut skip, mut read) = (at, 0);
+        for piece in self.pieces() {
+            let from = &piece[skip.min(piece.len())..];
+            skip = skip.saturating_sub(piece.len());
+            let n = from.len().min(buffer.len() - read);
+            buffer[read..read + n].copy_from_slice(&from[..n]);
+            read += n;
+        }
+        read
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.rooms.drain(..).for_each(buffer::keep);
+    }
 }
 
 /// Why an upload cannot be kept.
@@ -60,7 +128,7 @@ pub enum SpoolError {
 impl Body {
     /// Nothing yet.
     pub fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, memory: Vec::new(), file: None, len: 0, counted: 0 }
+        Self { spool, memory: Memory::default(), file: None, len: 0, counted: 0 }
     }
 
     /// Bytes kept.
@@ -79,17 +147,18 @@ impl Body {
         if self.file.is_none() && self.memory.len() + bytes.len() > memory {
             let mut file = tempfile::tempfile_in(&self.spool.dir)?;
             self.count(self.memory.len() as u64)?;
-            io::Write::write_all(&mut file, &self.memory)?;
-            self.memory = Vec::new();
+            for piece in self.memory.pieces() {
+                io::Write::write_all(&mut file, piece)?;
+            }
+            self.memory = Memory::default();
             self.file = Some(file);
         }
+        if self.file.is_some() {
+            self.count(bytes.len() as u64)?;
+        }
         match &self.file {
-            Some(file) => {
-                let (file, at) = (file.try_clone()?, self.len);
-                self.count(bytes.len() as u64)?;
-                file.write_all_at(bytes, at)?;
-            }
-            None => self.memory.extend_from_slice(bytes),
+            Some(file) => file.write_all_at(bytes, self.len)?,
+            None => self.memory.push(bytes),
         }
         self.len += bytes.len() as u64;
         Ok(())
@@ -99,12 +168,7 @@ impl Body {
     pub fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.file {
             Some(file) => file.read_at(buffer, at),
-            None => {
-                let from = usize::try_from(at).map_or(self.memory.len(), |at| at.min(self.memory.len()));
-                let n = buffer.len().min(self.memory.len() - from);
-                buffer[..n].copy_from_slice(&self.memory[from..from + n]);
-                Ok(n)
-            }
+            None => Ok(self.memory.read(usize::try_from(at).unwrap_or(usize::MAX), buffer)),
         }
     }
 
@@ -124,6 +188,26 @@ impl Drop for Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_keeps_a_message_of_any_size_in_any_pieces() {
+        for (size, piece) in
+            [(10, 3), (FEW, 1000), (FEW + 1, FEW), (200_000, 7000), (3 * buffer::SIZE, buffer::SIZE)]
+        {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let mut memory = Memory::default();
+            bytes.chunks(piece).for_each(|piece| memory.push(piece));
+            assert_eq!(memory.pieces().collect::<Vec<_>>().concat(), bytes);
+            let mut read = Vec::new();
+            let mut room = [0; 5000];
+            while read.len() < size {
+                let n = memory.read(read.len(), &mut room);
+                read.extend_from_slice(&room[..n]);
+            }
+            assert_eq!((memory.read(size, &mut room), memory.len()), (0, size));
+            assert_eq!(read, bytes);
+        }
+    }
 
     #[test]
     fn what_was_pushed_is_read_in_memory_and_in_a_file() {

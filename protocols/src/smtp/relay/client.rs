@@ -71,16 +71,25 @@ impl Relay {
     /// The content that comes is read to its end and goes nowhere. DATA is answered so at its end; the returned bytes
     /// are for the client whose chunk is answered now.
     pub fn refuse_content(&mut self, reply: &[u8]) -> Vec<u8> {
-        match self.reading {
-            Reading::Over if matches!(&self.transaction, Some(t) if t.mode == Mode::Data) => Vec::new(),
-            Reading::Content(_) | Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over => {
+        match (&self.reading, &mut self.transaction) {
+            (Reading::Content(_) | Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over, _) => {
+                // The chunk is answered by this, whatever becomes of the backend.
+                self.flight.retain(|awaited| !matches!(awaited.what, What::Chunk { .. }));
                 self.refuse(reply).say
             }
-            Reading::Command
-            | Reading::Answer
-            | Reading::Asked
-            | Reading::Refusing(..)
-            | Reading::RefusingChunk(_) => Vec::new(),
+            // Between two chunks nobody waits for an answer: the next one gets it.
+            (Reading::Command, Some(transaction)) if matches!(transaction.mode, Mode::Chunks(_)) => {
+                transaction.poisoned = true;
+                Vec::new()
+            }
+            (
+                Reading::Command
+                | Reading::Answer
+                | Reading::Asked
+                | Reading::Refusing(..)
+                | Reading::RefusingChunk(_),
+                _,
+            ) => Vec::new(),
         }
     }
 
@@ -349,7 +358,11 @@ impl Relay {
 }
 
 fn allowed(path: &Path<'_>, pinned: &Pinned) -> bool {
-    path.parameters().all(|(key, _)| pinned.allows(key))
+    let binary = |key: &[u8], value: Option<&[u8]>| {
+        key.eq_ignore_ascii_case(b"BODY") && value.is_some_and(|v| v.eq_ignore_ascii_case(b"BINARYMIME"))
+    };
+    path.parameters()
+        .all(|(key, value)| pinned.allows(key) && (pinned.has("BINARYMIME") || !binary(key, value)))
 }
 
 fn say(text: &str) -> Verdict<'static> {

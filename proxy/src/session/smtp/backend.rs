@@ -19,7 +19,7 @@ use tokio::io::AsyncBufRead;
 
 use super::{
     open::{OpenError, Opened, Whom, open},
-    relay::{Backend, End, Session, Wait, Waiting},
+    relay::{Backend, End, ROOM, Session, Wait, Waiting},
 };
 use crate::{
     config::Ambiguous,
@@ -61,7 +61,7 @@ impl Session {
         let commit = matches!(wait.what, Waiting::Commit);
         let Some(backend) = &self.backend else { return Ok(()) };
         let pipelines = backend.keywords.has("PIPELINING");
-        let ready = backend.out.is_empty() && (pipelines || self.relay.answered());
+        let ready = backend.out.len() < ROOM && (pipelines || self.relay.answered());
         if !ready || (commit && !(self.streamed() && self.relay.answered() && self.relay.waits_to_commit())) {
             return Ok(());
         }
@@ -79,7 +79,13 @@ impl Session {
         let Some(wait) = self.waiting.take() else { return Ok(()) };
         self.release_clock(&wait);
         match wait.what {
-            Waiting::Command(command) => self.forward(command),
+            Waiting::Command(command) => {
+                self.forward(command);
+                // An empty last chunk leaves its commit, for which nothing else would come back here.
+                if self.waiting.is_some() {
+                    return self.carry_on();
+                }
+            }
             Waiting::Commit => {
                 let end = self.relay.end();
                 self.tell_backend(end);
@@ -199,7 +205,7 @@ impl Session {
 
     pub(super) fn on_backend(&mut self) -> Result<(), End> {
         let mut cx = Context::from_waker(Waker::noop());
-        while self.to_client.is_empty() {
+        while self.to_client.len() < ROOM {
             let Some(backend) = &mut self.backend else { return Ok(()) };
             let input = match Pin::new(&mut backend.leg).poll_fill_buf(&mut cx) {
                 Poll::Ready(Ok(input)) if !input.is_empty() => input,

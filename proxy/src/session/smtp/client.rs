@@ -133,8 +133,13 @@ impl Session {
             None => {}
             Some(Own::Hello(hello)) => {
                 let extended = hello.extended;
-                if self.relay.greet(hello, self.backend.is_some()) {
+                // A server that was told another name is told no more: the next one hears this one.
+                let renamed = self.relay.hello().is_some_and(|before| *before != hello);
+                if self.relay.greet(hello, self.backend.is_some() && !renamed) {
                     self.tell_backend(b"RSET\r\n");
+                }
+                if renamed {
+                    self.give_up();
                 }
                 self.drop_content();
                 self.say_hello(extended);

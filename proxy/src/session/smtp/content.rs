@@ -6,10 +6,13 @@
 use bascule_protocols::smtp::relay::AMBIGUOUS;
 
 use super::relay::{Backend, End, Session};
-use crate::{net::spool::Body, session::door::Door};
+use crate::{
+    net::{buffer, spool::Body},
+    session::door::Door,
+};
 
-/// Sent to the backend at once.
-const PIECE: usize = 64 * 1024;
+/// Content that leaves with what comes after it, its end perhaps; more of it is worth a write of its own.
+const SMALL: usize = 4 * 1024;
 
 impl Session {
     /// Sends the backend what was kept and it has not been sent.
@@ -20,13 +23,15 @@ impl Session {
             else {
                 return Ok(());
             };
-            let mut piece = vec![0; PIECE];
-            let n = match kept.read(streamed, &mut piece) {
-                Ok(n) if n > 0 => n,
-                _ => return Err(End::Farewell("limit")),
-            };
-            backend.streamed = Some(streamed + n as u64);
-            if backend.out.push(&mut backend.leg, &piece[..n]).is_err() {
+            let mut piece = buffer::room();
+            let read = kept.read(streamed, &mut piece).unwrap_or_default();
+            let pushed = backend.out.push(&mut backend.leg, &piece[..read]);
+            backend.streamed = Some(streamed + read as u64);
+            buffer::keep(piece);
+            if read == 0 {
+                return Err(End::Farewell("limit"));
+            }
+            if pushed.is_err() {
                 return self.on_backend_end();
             }
         }
@@ -88,7 +93,11 @@ pub(super) fn receive(
         }
     }
     backend.streamed = backend.streamed.map(|at| at + bytes.len() as u64);
-    // A failed backend is found by the next read.
-    let _ = backend.out.push(&mut backend.leg, bytes);
+    if bytes.len() < SMALL {
+        backend.out.keep(bytes);
+    } else {
+        // A failed backend is found by the next read.
+        let _ = backend.out.push(&mut backend.leg, bytes);
+    }
     Ok(())
 }

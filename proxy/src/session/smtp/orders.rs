@@ -184,7 +184,7 @@ impl Session {
         }
     }
 
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         let shared = self.world().topology.load().active().contract.storage == Storage::Shared;
         let whole = self.relay.answered() && !self.relay.in_transaction();
         let Some(backend) = self.backend.take() else { return };

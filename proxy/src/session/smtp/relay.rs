@@ -34,6 +34,9 @@ use crate::{
     topology::{Epoch, PoolId},
 };
 
+/// Bytes that may wait for one side before nothing more is read from the other: lines and small messages leave together.
+pub(super) const ROOM: usize = 16 * 1024;
+
 /// The backend that serves a session now.
 #[derive(Debug)]
 pub(super) struct Backend {
@@ -51,10 +54,10 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Says these lines, one by one where it must be. A failed backend is found by the next read.
+    /// Says these lines with the next flush, one by one where it must be.
     pub(super) fn tell(&mut self, lines: &[u8]) {
         if self.keywords.has("PIPELINING") {
-            let _ = self.out.push(&mut self.leg, lines);
+            self.out.keep(lines);
             return;
         }
         self.later.extend(lines.split_inclusive(|b| *b == b'\n').map(Into::into));
@@ -72,7 +75,7 @@ impl Backend {
             && let Some(line) = self.later.pop_front()
         {
             self.waits = true;
-            let _ = self.out.push(&mut self.leg, &line);
+            self.out.keep(&line);
         }
     }
 }
@@ -277,7 +280,10 @@ impl Session {
         if let Some(backend) = &mut self.backend {
             let had = !backend.out.is_empty();
             if let Poll::Ready(Err(_)) = backend.out.poll_flush(cx, &mut backend.leg) {
-                return Poll::Ready(Ready::BackendFailed);
+                // What it said before counts.
+                let said = Pin::new(&mut backend.leg).poll_fill_buf(cx);
+                let said = matches!(said, Poll::Ready(Ok(bytes)) if !bytes.is_empty());
+                return Poll::Ready(if said { Ready::Backend } else { Ready::BackendFailed });
             }
             if had && backend.out.is_empty() {
                 return Poll::Ready(Ready::Again);
@@ -293,7 +299,7 @@ impl Session {
         {
             return Poll::Ready(Ready::ClientFailed);
         }
-        if self.to_client.is_empty()
+        if self.to_client.len() < ROOM
             && let Some(backend) = &mut self.backend
             && Pin::new(&mut backend.leg).poll_fill_buf(cx).is_ready()
         {
@@ -326,8 +332,8 @@ impl Session {
         self.waiting.is_none()
             && self.parked.is_none()
             && self.relay.reads()
-            && self.backend.as_ref().is_none_or(|b| b.out.is_empty())
-            && self.to_client.len() < 64 * 1024
+            && self.backend.as_ref().is_none_or(|b| b.out.len() < ROOM)
+            && self.to_client.len() < ROOM
     }
 
     /// Whether a client that goes takes what waits with it: it will say it again elsewhere (RFC 5321 §3.8). What was
@@ -353,9 +359,9 @@ impl Session {
         Ok(())
     }
 
-    /// A failed client is found by the next read.
+    /// With the next flush: what is said in one turn leaves together.
     pub(super) fn say(&mut self, bytes: &[u8]) {
-        let _ = self.to_client.push(&mut self.client, bytes);
+        self.to_client.keep(bytes);
     }
 
     pub(super) fn tell_backend(&mut self, lines: &[u8]) {

@@ -5,11 +5,12 @@
 
 use bascule_tests::{
     client::Result,
-    fake::{Options, Reaction, smtp::Door},
-    smtp::Reply,
+    fake::{Options, Reaction, Stall, smtp::Door},
+    smtp::{Client, Reply},
 };
 
 use super::{
+    super::rig::{BARRIER, through},
     ALICE, BOB, FROM, NOBODY, Plan, Rig, USERS,
     dialogue::{Form, Talk},
 };
@@ -237,4 +238,84 @@ async fn pipelined(rig: &Rig) {
 
 fn refusing() -> Reaction {
     Reaction { refuse: Some("550 5.7.1 not you".into()), ..Reaction::default() }
+}
+
+#[tokio::test]
+async fn an_empty_last_chunk_that_waited_for_a_backend_is_committed_though_nothing_else_happens() {
+    let rig = Plan::replicated().mail("none", "").start(USERS).await;
+    for (door, hello) in [(Door::Relay, "EHLO"), (Door::Submission, "EHLO"), (Door::Lmtp, "LHLO")] {
+        let mut talk = Talk::new(rig.mailer(door).await, door, Form::Empty, SIZE, &rig.ledger);
+        talk.until(talk.steps.len() - 1).await.unwrap();
+        let stall = Stall::default();
+        rig.old_pool().react(hello, Reaction { stall: Some(stall.clone()), ..Reaction::default() });
+        rig.old_pool().cut();
+        stall.reached(1).await;
+        talk.send().await.unwrap();
+        rig.held(1).await;
+        stall.release();
+        talk.hear().await.unwrap_or_else(|error| panic!("{}: {error:?}", talk.name));
+        let sent = talk.finish(&rig.ledger).await.unwrap();
+        assert!(sent.ends.iter().all(|r| r.code == 250), "{}: {sent:?}", talk.name);
+    }
+    rig.all_told().await;
+}
+
+/// A rig whose spool has no room, and the client that has filled it.
+async fn full() -> (Rig, Client) {
+    let limits = "upload_memory = \"16KiB\"\nupload = \"150KB\"\nspool = \"150KB\"\n";
+    let rig = Plan::replicated().limits(limits).mail("none", "").start(USERS).await;
+    let mut other = rig.mailer(Door::Relay).await;
+    other.begin(FROM, &[ALICE]).await.unwrap();
+    other.write(&b"0123456\r\n".repeat(13_000)).await.unwrap();
+    rig.metric("bascule_uploads_spooled_bytes", |bytes| bytes >= 117_000.0).await;
+    (rig, other)
+}
+
+#[tokio::test]
+async fn a_message_for_which_the_spool_has_no_room_does_not_move() {
+    let (rig, _other) = full().await;
+    let mut talks = Vec::new();
+    for door in Door::MAIL {
+        let mut talk = Talk::new(rig.mailer(door).await, door, Form::Data, 100_000, &rig.ledger);
+        talk.until(5).await.unwrap();
+        talks.push(talk);
+    }
+    let barrier = rig.hooks.stall(BARRIER);
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&barrier).await;
+    for talk in &mut talks {
+        while !talk.send().await.unwrap() {}
+    }
+    rig.held(3).await;
+    barrier.release();
+    for talk in &mut talks {
+        talk.hear().await.unwrap_or_else(|error| panic!("{}: {error:?}", talk.name));
+        let sent = talk.finish(&rig.ledger).await.unwrap();
+        assert!(sent.ends.iter().all(|r| r.code == 451), "{}: {sent:?}", talk.name);
+        assert!(rig.mail(&mut talk.client, &[BOB], 10).await, "{}", talk.name);
+    }
+    through(cutover.end().await);
+    assert!(rig.accepted()[0].is_empty());
+    assert!(rig.accepted()[1].iter().all(|message| message.recipients == [BOB]), "the next messages");
+    rig.all_told().await;
+}
+
+#[tokio::test]
+async fn a_message_for_which_the_spool_has_no_room_ends_with_its_backend() {
+    let (rig, _other) = full().await;
+    let wrote = |bytes: usize| rig.old_pool().transcripts().iter().any(|t| t.received.len() > bytes);
+    for (door, form) in Door::MAIL.into_iter().flat_map(|door| Form::ALL.map(|form| (door, form))) {
+        let mut talk = Talk::new(rig.mailer(door).await, door, form, 100_000, &rig.ledger);
+        // Before the last step: DATA's dot, the rest of a last chunk, or nothing but the word LAST.
+        talk.until(talk.steps.len() - 1).await.unwrap();
+        rig.proxy.until(|_| wrote(60_000)).await.unwrap();
+        let before = rig.old_pool().counters().accepted;
+        rig.old_pool().cut();
+        rig.proxy.until(|_| rig.old_pool().counters().accepted > before).await.unwrap();
+        let sent = talk.finish(&rig.ledger).await.unwrap_or_else(|error| panic!("{}: {error:?}", talk.name));
+        assert!(sent.ends.iter().all(|r| r.code == 451), "{}: {sent:?}", talk.name);
+        assert_eq!([ALICE, BOB].map(|to| rig.copies(&talk.id, to)), [0, 0], "{}", talk.name);
+        assert!(rig.mail(&mut talk.client, &[BOB], 10).await, "{}", talk.name);
+    }
+    rig.all_told().await;
 }

@@ -5,20 +5,22 @@
 
 mod cutover;
 mod dialogue;
+mod different;
 mod gate;
 mod killed;
 mod limits;
 mod load;
 mod passing;
+mod pieces;
+mod raw;
+mod scenarios;
+mod smuggling;
 
 use std::sync::Arc;
 
 use bascule_tests::{
     client::Security,
-    fake::{
-        Platform,
-        smtp::{Accepted, Door},
-    },
+    fake::smtp::{Accepted, Door},
     ledger::{self, Verdict},
     smtp::{Client, Dialect},
 };
@@ -32,6 +34,10 @@ const CAROL: &str = "carol@example.org";
 /// Nobody has this address.
 const NOBODY: &str = "nobody@example.org";
 const USERS: &[&str] = &[ALICE, BOB, CAROL];
+
+fn dialect(door: Door) -> Dialect {
+    if door == Door::Lmtp { Dialect::Lmtp } else { Dialect::Smtp }
+}
 
 impl Rig {
     /// A client that is about to send: logged in where one must.
@@ -75,9 +81,10 @@ impl Rig {
         sent.accepted()
     }
 
-    /// What both platforms accepted, in this order.
+    /// What both platforms accepted from clients, in this order; proofs and canaries write to the probes.
     fn accepted(&self) -> [Vec<Arc<Accepted>>; 2] {
-        [self.old_pool(), self.new_pool()].map(Platform::accepted)
+        let client = |m: &Arc<Accepted>| !m.recipients.iter().any(|to| to.starts_with("probe"));
+        [self.old_pool(), self.new_pool()].map(|p| p.accepted().into_iter().filter(client).collect())
     }
 
     /// How often the message of this id was accepted for a recipient, on both platforms.

@@ -257,6 +257,12 @@ async fn seen(rig: &Rig, door: Door) {
     assert_eq!(accepted.peer.hello, "client.test");
     let ports = [rig.proxy.smtp(), rig.proxy.submissions(), rig.proxy.lmtp()];
     assert_eq!(accepted.peer.destination, Some(ports[Door::MAIL.iter().position(|d| *d == door).unwrap()]));
+    // Another name in the middle of a message, which is forgotten with it.
+    client.command(&format!("MAIL FROM:<{FROM}>")).await.unwrap().ok().unwrap();
+    client.set_name("renamed.test");
+    client.hello().await.unwrap().ok().unwrap();
+    assert!(rig.mail(&mut client, &[BOB], 100).await);
+    assert_eq!(rig.accepted()[0].last().unwrap().peer.hello, "renamed.test", "{door:?}");
 }
 
 #[tokio::test]
