@@ -179,10 +179,7 @@ impl fmt::Display for Pool {
             protect(f, *server, tls.as_ref())?;
         }
         for (service, server, lines) in &self.http {
-            writeln!(
-                f,
-                "[pool.{name}.http.{service}]\nservers = [\"{server}\"]\ntls = {{ mode = \"none\" }}\n{lines}"
-            )?;
+            writeln!(f, "[pool.{name}.http.{service}]\nservers = [\"{server}\"]\n{lines}")?;
         }
         if let Some(Fence { kind, engage, release }) = &self.fence {
             writeln!(f, "[pool.{name}.fence]\nkind = {kind:?}")?;

@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 
 use super::{Fence, Options, Platform, Reaction, Replication, Stall, Store, Tls, control};
 use crate::{

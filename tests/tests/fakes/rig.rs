@@ -5,17 +5,19 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
+use bascule_certs::testing::Authority;
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
     client::{Client, Reply, Status},
     fake::{
         Attendance, Options, Platform, Replication, Stall, Store,
         control::{Pair, services},
-        http::{Shelf, Web},
+        http::{Shelf, Speech, Web},
         smtp::{self, Trust},
     },
     ledger::{Fate, Ledger},
@@ -33,6 +35,8 @@ pub(super) const MAIL: u32 = 3;
 
 /// Where the web servers listen.
 const WEB: u16 = 10081;
+/// The name in their certificate.
+const WEB_NAME: &str = "web.test";
 const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }]\n";
 
 /// The hooks as the proxy's configuration calls them.
@@ -51,10 +55,19 @@ pub(super) struct Plan {
     budget: Option<&'static str>,
     ceiling: &'static str,
     mail: Option<(&'static str, &'static str)>,
-    web: Option<(&'static str, &'static str)>,
+    web: Option<(&'static str, Spoken)>,
     lag: Duration,
     change: [fn(&mut Options); 2],
     prepare: fn(&Store, &Store),
+}
+
+/// How web servers are spoken to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Spoken {
+    One,
+    Two,
+    Proxied,
+    Tls,
 }
 
 /// Everything that runs.
@@ -133,10 +146,9 @@ impl Plan {
         Self { mail: Some((client_address, lines)), ..self }
     }
 
-    /// HTTP passes too: one store under the web servers of both platforms. These lines stand in the listeners, and
-    /// these in the services.
-    pub(super) fn web(self, listener: &'static str, service: &'static str) -> Self {
-        Self { web: Some((listener, service)), ..self }
+    /// HTTP passes too: one store under the web servers of both platforms. These lines stand in the listeners.
+    pub(super) fn web(self, listener: &'static str, spoken: Spoken) -> Self {
+        Self { web: Some((listener, spoken)), ..self }
     }
 
     /// How late replication is.
@@ -164,13 +176,13 @@ impl Plan {
         let hooks = Arc::new(Hooks::default());
         tokio::spawn(serve(hooks.clone(), pair.clone(), listener));
         let ctl = [env!("CARGO_BIN_EXE_bascule-fake"), "ctl", socket.to_str().unwrap()].map(String::from);
-        let shelf = Arc::new(Shelf::default());
+        let (shelf, speech) = (Arc::new(Shelf::default()), self.speech(folder.path()));
         let mut webs = Vec::new();
         for name in ["old", "new"].into_iter().filter(|_| self.web.is_some()) {
             let address = (pair.platform(name).unwrap().address().ip(), WEB).into();
-            webs.push(Web::start(name, address, shelf.clone()).await.unwrap());
+            webs.push(Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap());
         }
-        let proxy = Bascule::start(&self.setup(&pair, &ctl), "old").await.unwrap();
+        let proxy = Bascule::start(&self.setup(&pair, &ctl, folder.path()), "old").await.unwrap();
         let (proxy, ledger) = (Arc::new(proxy), Ledger::default());
         Rig { proxy, pair, hooks, attendance, ledger, shelf, webs, _folder: folder }
     }
@@ -218,7 +230,21 @@ impl Plan {
         Pair::new(["old", "new"], platforms, replications)
     }
 
-    fn setup(&self, pair: &Pair, ctl: &[String]) -> Setup {
+    /// What the web servers speak; over TLS with a certificate of an authority whose own lies in this folder.
+    fn speech(&self, folder: &Path) -> Speech {
+        match self.web {
+            None | Some((_, Spoken::One)) => Speech::One,
+            Some((_, Spoken::Two)) => Speech::Two,
+            Some((_, Spoken::Proxied)) => Speech::Proxied,
+            Some((_, Spoken::Tls)) => {
+                let authority = Authority::new();
+                authority.write(folder).unwrap();
+                Speech::Tls(authority.issue(&[WEB_NAME]).serving().unwrap())
+            }
+        }
+    }
+
+    fn setup(&self, pair: &Pair, ctl: &[String], folder: &Path) -> Setup {
         let order = |words: String| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
         let declared = Options::default().capabilities;
         let pool = |name: &str| Pool {
@@ -236,7 +262,11 @@ impl Plan {
             // A pool that is not there cannot be asked.
             capabilities: if self.shared { declared.clone() } else { Vec::new() },
             mail: mail(pair.platform(name).unwrap(), self.shared),
-            http: self.web.iter().map(|(_, lines)| web(pair.platform(name).unwrap(), lines)).collect(),
+            http: self
+                .web
+                .iter()
+                .map(|(_, spoken)| web(pair.platform(name).unwrap(), *spoken, &folder.join("ca.pem")))
+                .collect(),
             fence: Some(Fence {
                 kind: if self.stops { "stop" } else { "refuse" },
                 engage: order(format!("fence {name} {}", if self.stops { "stop" } else { "readonly" })),
@@ -302,8 +332,15 @@ impl Running {
 }
 
 /// The web server beside a platform.
-fn web(platform: &Platform, lines: &str) -> (&'static str, SocketAddr, String) {
-    ("webmail", (platform.address().ip(), WEB).into(), lines.to_owned())
+fn web(platform: &Platform, spoken: Spoken, ca: &Path) -> (&'static str, SocketAddr, String) {
+    let clear = "tls = { mode = \"none\" }";
+    let lines = match spoken {
+        Spoken::One => clear.to_owned(),
+        Spoken::Two => format!("{clear}\nversion = \"2\""),
+        Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
+        Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
+    };
+    ("webmail", (platform.address().ip(), WEB).into(), lines)
 }
 
 /// The doors of a platform that takes mail.

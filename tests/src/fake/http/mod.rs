@@ -5,6 +5,7 @@
 mod message;
 mod serve;
 mod shelf;
+mod speech;
 
 use std::{
     net::SocketAddr,
@@ -19,7 +20,10 @@ use tokio::{
     sync::watch,
 };
 
-pub use self::shelf::{Effect, Shelf};
+pub use self::{
+    shelf::{Effect, Shelf},
+    speech::Speech,
+};
 use super::Stall;
 
 /// Where a server breaks: it drops the connection.
@@ -77,6 +81,7 @@ pub struct Web {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: &'static str,
+    speech: Speech,
     pub(super) shelf: Arc<Shelf>,
     faults: Mutex<Vec<Fault>>,
     seen: Mutex<Vec<Seen>>,
@@ -93,10 +98,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Web {
     /// A server of this name.
-    pub async fn start(name: &'static str, listen: SocketAddr, shelf: Arc<Shelf>) -> std::io::Result<Self> {
+    pub async fn start(
+        name: &'static str,
+        listen: SocketAddr,
+        shelf: Arc<Shelf>,
+        speech: Speech,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let shared = Arc::new(Shared {
             name,
+            speech,
             shelf,
             faults: Mutex::default(),
             seen: Mutex::default(),
@@ -192,7 +203,7 @@ impl Shared {
         let mut cuts = self.cuts.subscribe();
         let _ = tcp.set_nodelay(true);
         tokio::select! {
-            _ = serve::connection(&self, tcp, number) => {}
+            _ = self.speak(tcp, number) => {}
             _ = cuts.changed() => {}
         }
     }

@@ -4,10 +4,7 @@
 
 use std::io;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::{
     At, Shared,
@@ -19,10 +16,16 @@ fn dropped() -> io::Error {
     io::ErrorKind::ConnectionAborted.into()
 }
 
-pub(super) async fn connection(shared: &Shared, tcp: TcpStream, number: u64) -> io::Result<()> {
-    let mut io = BufReader::new(tcp);
+/// `more`: what the heads that were seen get besides.
+pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
+    stream: S,
+    number: u64,
+    more: &str,
+) -> io::Result<()> {
+    let mut io = BufReader::new(stream);
     while let Some(head) = Head::read(&mut io).await? {
-        let seen = shared.begin(number, &head.text);
+        let seen = shared.begin(number, &format!("{}{more}", head.text));
         let fault = shared.faults_of(&head.target);
         if let Some(At::Head) = fault {
             return Err(dropped());
@@ -60,7 +63,7 @@ pub(super) async fn connection(shared: &Shared, tcp: TcpStream, number: u64) -> 
 
 async fn body(
     shared: &Shared,
-    io: &mut BufReader<TcpStream>,
+    io: &mut (impl AsyncBufRead + Unpin),
     head: &Head,
     seen: usize,
     fault: Option<&At>,
@@ -82,7 +85,7 @@ async fn body(
     }
 }
 
-async fn say(io: &mut BufReader<TcpStream>, answer: &[u8], fault: Option<&At>) -> io::Result<()> {
+async fn say(io: &mut (impl AsyncWrite + Unpin), answer: &[u8], fault: Option<&At>) -> io::Result<()> {
     match fault {
         Some(At::Answer(count)) => {
             io.write_all(&answer[..answer.len().min(*count)]).await?;
@@ -95,11 +98,12 @@ async fn say(io: &mut BufReader<TcpStream>, answer: &[u8], fault: Option<&At>) -
             io.write_all(rest).await
         }
         _ => io.write_all(answer).await,
-    }
+    }?;
+    io.flush().await
 }
 
 /// What follows an upgrade comes back as it came.
-async fn echo(mut io: BufReader<TcpStream>) -> io::Result<()> {
+async fn echo(mut io: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     io.write_all(switch.as_bytes()).await?;

@@ -8,13 +8,13 @@ mod passing;
 
 use bascule_tests::http::{Client, Two};
 
-use super::rig::{Plan, Rig};
+use super::rig::{Plan, Rig, Spoken};
 
 const USERS: &[&str] = &["alice"];
 
 /// Platforms with web servers.
 fn plan() -> Plan {
-    Plan::replicated().web("", "")
+    Plan::replicated().web("", Spoken::One)
 }
 
 impl Rig {

@@ -5,7 +5,10 @@
 use bascule_tests::http::Client;
 use tokio::task::JoinSet;
 
-use super::{USERS, plan};
+use super::{
+    super::rig::{Plan, Spoken},
+    USERS, plan,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_pass_in_both_versions_and_connections_are_kept() {
@@ -199,4 +202,31 @@ async fn at_the_end_of_the_process_answers_come_to_theirs() {
     stall.release();
     assert_eq!(browser.answer().await.unwrap().text(), "old /slow");
     assert!(browser.ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_may_speak_http_2_or_tls_or_want_a_proxy_header() {
+    for spoken in [Spoken::Two, Spoken::Tls, Spoken::Proxied] {
+        let rig = Plan::replicated().web("", spoken).start(USERS).await;
+        let (mut one, mut two) = (rig.secure_browser().await, rig.two().await);
+        let large = vec![7; 100_000];
+        for pool in ["old", "new"] {
+            assert_eq!(
+                one.ask("GET", "/page", b"").await.unwrap().text(),
+                format!("{pool} /page"),
+                "{spoken:?}"
+            );
+            assert_eq!(two.ask("POST", "/effect", &large).await.unwrap().text(), pool, "{spoken:?}");
+            assert_eq!(one.ask("DELETE", "/dav/none", b"").await.unwrap().status, 404, "{spoken:?}");
+            if pool == "old" {
+                rig.cutover("new").await;
+            }
+        }
+        assert_eq!(rig.shelf.effects().len(), 2);
+        let [old, new] = rig.web();
+        let seen = [old.seen(), new.seen()].concat();
+        assert_eq!(seen.len(), 6);
+        let proxied = |head: &str| head.contains("X-Proxied: 127.0.0.1\r\n");
+        assert!(seen.iter().all(|seen| proxied(&seen.head) == matches!(spoken, Spoken::Proxied)), "{seen:?}");
+    }
 }
