@@ -16,7 +16,10 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::{config::Protocol, gate::Word};
+use crate::{
+    config::Protocol,
+    gate::{Standing, Word},
+};
 
 /// Sessions that changed, for the one who waits for them.
 #[derive(Debug, Default)]
@@ -188,6 +191,23 @@ impl Handle {
     /// Whether the time given to [`Self::due`] has come, as the sweeper saw it: no session reads the clock for it.
     pub fn is_late(&self) -> bool {
         self.late.load(Ordering::Relaxed)
+    }
+
+    /// What has become of commands and connections: `now`, after `before`. `flows`: nobody watches.
+    pub fn stand(&self, before: &mut Standing, now: Standing, flows: bool) {
+        if now == *before {
+            return;
+        }
+        let begins = now.waits && !before.waits;
+        *before = now;
+        if begins {
+            self.word.wait(now);
+        } else {
+            self.word.set(now);
+        }
+        if !flows {
+            self.word_changed();
+        }
     }
 
     /// Tells whoever watches that the word changed.
