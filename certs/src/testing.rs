@@ -5,11 +5,20 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+
+use rustls::ServerConfig;
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject as _},
+};
+
+use crate::provider;
 
 /// A certificate authority.
 pub struct Authority {
@@ -88,5 +97,16 @@ impl Leaf {
         std::fs::write(&cert, &self.cert)?;
         std::fs::write(&key, &self.key)?;
         Ok((cert, key))
+    }
+
+    /// A configuration for servers in memory that show it.
+    pub fn serving(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let wrong = |error: pem::Error| rustls::Error::General(error.to_string());
+        let chain =
+            CertificateDer::pem_slice_iter(self.cert.as_bytes()).collect::<Result<_, _>>().map_err(wrong)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(wrong)?;
+        let versions =
+            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        Ok(Arc::new(versions.with_no_client_auth().with_single_cert(chain, key)?))
     }
 }

@@ -20,6 +20,10 @@ use crate::config::{Config, Protocol};
 /// The variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`.
 pub const LOG_VARIABLE: &str = "BASCULE_LOG";
 
+/// What is logged where nothing else is asked for. What goes wrong with one client or server is no news of pingora's own:
+/// it is counted, and at level debug it is ours to tell.
+const QUIET: &str = "info,pingora_core=off,pingora_proxy=off,pingora_pool=off";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -50,7 +54,7 @@ pub fn init_logs(format: LogFormat) -> Result<(), String> {
         .try_from_env();
     let filter = match filter {
         Ok(filter) => filter,
-        Err(_) if std::env::var_os(LOG_VARIABLE).is_none() => EnvFilter::new("info"),
+        Err(_) if std::env::var_os(LOG_VARIABLE).is_none() => EnvFilter::new(QUIET),
         Err(error) => {
             return Err(format!("{LOG_VARIABLE}: {error}: write something like info,bascule=debug"));
         }
@@ -142,6 +146,14 @@ pub mod labels {
         "refused",
         "relayed",
     ];
+    /// What became of requests of HTTP; `unknown`: nobody knows whether it was carried out (502).
+    pub const HTTP_REQUESTS: &[&str] =
+        &["acme", "answered", "busy", "cut", "gone", "misdirected", "redirected", "unknown"];
+    /// Why a request of HTTP was refused: two parsers might read it differently, or it is too large.
+    pub const HTTP_REFUSED: &[&str] =
+        &["coding", "field", "host", "http_body_size", "http_header_size", "length", "path", "two_lengths"];
+    /// Why a request of HTTP was said again; `settled` and `doubted`: what looking after an earlier try came to.
+    pub const HTTP_AGAIN: &[&str] = &["dial", "doubted", "gate", "lost", "settled"];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "address_connections",
@@ -154,6 +166,13 @@ pub mod labels {
         "handshake",
         "held_bytes",
         "held_commands",
+        "http_body",
+        "http_body_size",
+        "http_header",
+        "http_header_size",
+        "http_held_bytes",
+        "http_held_requests",
+        "http_hold",
         "identity_messages",
         "line",
         "login",
@@ -290,6 +309,12 @@ pub struct Metrics {
     pub uploads_spooled: IntGauge,
     /// By [`labels::MESSAGES`].
     pub messages: Family,
+    /// By [`labels::HTTP_REQUESTS`].
+    pub http_requests: Family,
+    /// By [`labels::HTTP_REFUSED`].
+    pub http_refused: Family,
+    /// By [`labels::HTTP_AGAIN`].
+    pub http_again: Family,
     /// By [`labels::LIMITS`].
     pub limits_hit: Family,
     /// By [`labels::OUTCOMES`].
@@ -373,6 +398,25 @@ impl Metrics {
                 "Messages of SMTP and LMTP",
                 "outcome",
                 labels::MESSAGES,
+            ),
+            http_requests: Family::new(
+                r,
+                "bascule_http_requests_total",
+                "Requests of HTTP by what became of them",
+                "outcome",
+                labels::HTTP_REQUESTS,
+            ),
+            http_refused: reasons(
+                r,
+                "bascule_http_refused_total",
+                "Requests of HTTP refused",
+                labels::HTTP_REFUSED,
+            ),
+            http_again: reasons(
+                r,
+                "bascule_http_again_total",
+                "Requests of HTTP said again",
+                labels::HTTP_AGAIN,
             ),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
             cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),

@@ -7,6 +7,7 @@ pub mod bascule;
 pub mod client;
 pub mod dovecot;
 pub mod fake;
+pub mod http;
 pub mod ledger;
 pub mod oracle;
 pub mod postfix;

@@ -299,6 +299,7 @@ fn setup(pair: &Pair, desk: &Path) -> Setup {
         password: PASSWORD.into(),
         capabilities: vec![],
         mail: Vec::new(),
+        http: Vec::new(),
         fence: Some(Fence {
             kind: "refuse",
             engage: hook(&format!("fence {name} readonly")),

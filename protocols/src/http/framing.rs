@@ -102,6 +102,30 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
     if path_of(head.target).split('/').any(is_dots) { Err(Refused::Path) } else { Ok(()) }
 }
 
+/// The same for a head of HTTP/1 as it came, from the request line on: what a parser mended shows here.
+pub fn check_raw(head: &[u8]) -> Result<(), Refused> {
+    let text = str::from_utf8(head).map_err(|_| Refused::Field)?;
+    let mut lines = text.trim_start_matches("\r\n").split("\r\n");
+    let line = lines.next().unwrap_or_default();
+    let mut words = line.split(' ');
+    let (target, version) = match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(_), Some(target), Some("HTTP/1.1"), None) => (target, Version::Http11),
+        (Some(_), Some(target), Some("HTTP/1.0"), None) => (target, Version::Http10),
+        _ => return Err(Refused::Field),
+    };
+    let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    // A folded line has no name of its own.
+    if lines.iter().any(|line| !line.contains(':')) {
+        return Err(Refused::Field);
+    }
+    let fields = lines.iter().filter_map(|line| line.split_once(':'));
+    check(Head {
+        target,
+        version,
+        fields: fields.map(|(name, value)| (name, value.trim_matches([' ', '\t']).as_bytes())),
+    })
+}
+
 /// The path of a request target: without the query, and without scheme and authority where those are there.
 pub fn path_of(target: &str) -> &str {
     let path = target.split(['?', '#']).next().unwrap_or_default();
@@ -181,6 +205,26 @@ mod tests {
         for name in ["connection", "Transfer-Encoding", "upgrade", "keep-alive"] {
             let said = checked(Version::Http2, "/", &[(name, "chunked")]);
             assert_eq!(said, Err(Refused::Field), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_looked_at_as_it_came() {
+        for (head, said) in [
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", Ok(())),
+            ("\r\nGET / HTTP/1.1\r\nHost:h\t\r\n\r\n", Ok(())),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Err(Refused::TwoLengths),
+            ),
+            ("GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost: h\nX: a\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", Err(Refused::Field)),
+            ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", Err(Refused::Field)),
+        ] {
+            assert_eq!(check_raw(head.as_bytes()), said, "{head:?}");
         }
     }
 

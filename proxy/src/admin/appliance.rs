@@ -103,8 +103,13 @@ impl Appliance for Process {
         // A listener that does not know what it may promise greets nobody.
         let active = self.world.topology.load().active;
         let mail = |protocol| {
-            let keywords = protocol == Protocol::Imap || self.world.keywords.of(protocol).is_some();
-            keywords && self.world.relays.of(active, protocol) != Some(Verdict::Untested)
+            let speaks = match protocol {
+                Protocol::Imap | Protocol::Http => true,
+                Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+                    self.world.keywords.of(protocol).is_some()
+                }
+            };
+            speaks && self.world.relays.of(active, protocol) != Some(Verdict::Untested)
         };
         let mail = self.world.config.listeners.values().all(|listener| mail(listener.protocol));
         let pinned = self.world.pinned.load().is_some() && mail;

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     app::plane::Plane,
-    config::{Config, ListenerTls, Protocol},
+    config::{ListenerTls, Protocol},
     net::listener,
     session::{
         World,
@@ -26,16 +26,6 @@ use crate::{
 const SWEEP: Duration = Duration::from_millis(500);
 /// Rates are per minute: who has done nothing for so long is nobody.
 const FORGET: Duration = Duration::from_secs(60);
-
-/// Whether every listener is one that this version serves. Its keys are read already, and its leg is not there yet.
-pub(super) fn served(config: &Config) -> anyhow::Result<()> {
-    match config.listeners.values().find(|listener| listener.protocol == Protocol::Http) {
-        Some(listener) => {
-            bail!("[listener.{}]: HTTP is not served by this version; leave it out", listener.name)
-        }
-        None => Ok(()),
-    }
-}
 
 /// Binds every listener and serves on them, on the data plane, until `stop` says so.
 pub(super) fn open(
@@ -53,7 +43,9 @@ pub(super) fn open(
         let name: Arc<str> = config.name.as_str().into();
         let tls = match config.tls {
             ListenerTls::None => None,
-            ListenerTls::Starttls | ListenerTls::Implicit => tls.clone(),
+            ListenerTls::Starttls | ListenerTls::Implicit => {
+                tls.clone().map(|tls| with_alpn(tls, config.protocol))
+            }
         };
         let rates = Rates::new(&config.smtp.rates);
         let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), rates, tls });
@@ -75,6 +67,16 @@ pub(super) fn open(
         first.spawn(listener::accept(port, world.slots.clone(), stop.clone(), full, serve));
     }
     Ok(())
+}
+
+/// What a browser may name.
+fn with_alpn(tls: Arc<rustls::ServerConfig>, protocol: Protocol) -> Arc<rustls::ServerConfig> {
+    if protocol != Protocol::Http {
+        return tls;
+    }
+    let mut tls = rustls::ServerConfig::clone(&tls);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
 }
 
 /// Drops what a listener knows of clients that are gone.

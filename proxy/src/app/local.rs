@@ -11,10 +11,11 @@ use crate::{
         cli::Exit,
         command::{Output, tell},
     },
-    app::{listen, process},
+    app::process,
     config::{Config, ConfigError},
     cutover::{journal, types::Refusal},
     net::tls::Connectors,
+    session::http,
 };
 
 /// Why a command ended early.
@@ -77,9 +78,9 @@ pub(super) fn init(path: &Path, active: &str, output: Output) -> Result<(), Fail
 /// `bascule check-config`
 pub(super) fn check(path: &Path, output: Output) -> Result<(), Failed> {
     let config = Config::load(path)?;
-    listen::served(&config)?;
     certificates(&config)?;
     Connectors::new(&config.pools).map_err(anyhow::Error::from)?;
+    http::Shared::new(&config).map_err(anyhow::Error::from)?;
     let names = |names: Vec<&String>| names.into_iter().cloned().collect::<Vec<_>>();
     let found = serde_json::json!({
         "file": path,
@@ -159,17 +160,6 @@ mod tests {
         );
         fs::write(&file, text).unwrap();
         (dir, file, state)
-    }
-
-    #[test]
-    fn a_listener_that_nobody_would_serve_is_refused_by_name() {
-        let (_dir, file, _) = rig();
-        check(&file, QUIET).unwrap();
-        let text = fs::read_to_string(&file).unwrap()
-            + "[listener.web]\nprotocol = \"http\"\nbind = [\"127.0.0.1:1180\"]\ntls = \"none\"\nredirect = \"https\"\n";
-        fs::write(&file, text).unwrap();
-        let error = check(&file, QUIET).unwrap_err().to_string();
-        assert!(error.contains("[listener.web]: HTTP is not served"), "{error}");
     }
 
     #[test]

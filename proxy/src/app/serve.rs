@@ -31,7 +31,7 @@ use crate::{
     },
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
-    session::{World, relays::Relays},
+    session::{World, http, relays::Relays},
     telemetry::{self, LogFormat, Metrics},
     topology::{Current, Topology},
 };
@@ -43,7 +43,6 @@ pub(super) fn serve(path: &Path, log: LogFormat) -> Result<(), Failed> {
     telemetry::init_logs(log).map_err(anyhow::Error::msg)?;
     process::forbid_core_dumps();
     let config = Arc::new(Config::load(path)?);
-    listen::served(&config)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
     run(config)?;
     Ok(())
@@ -83,6 +82,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         names: Default::default(),
         delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
+        http: http::Shared::new(&config)?,
         holds: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool, config.limits.spool_memory)
             .context("the spool cannot be made")?,

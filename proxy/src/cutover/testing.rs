@@ -362,6 +362,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
         names: Default::default(),
         delivered: Arc::default(),
         connectors: crate::net::tls::Connectors::default(),
+        http: Default::default(),
         holds: crate::session::holds::Holds::default(),
         spool: Spool::new(&config.server.state_dir, 1 << 20, 0).unwrap(),
         metrics: Arc::new(crate::telemetry::Metrics::new()),

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{World, imap, rates::Rates, smtp};
+use super::{World, http, imap, rates::Rates, smtp};
 use crate::{
     config::{Listener, ListenerTls, Protocol},
     net::{proxy_protocol, secure::Secure, stream::Leg},
@@ -91,8 +91,7 @@ pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit
         Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
             smtp::serve(door.clone(), client, entry).await;
         }
-        // The leg is not there yet.
-        Protocol::Http => door.world.metrics.connections_refused.count("not_ready"),
+        Protocol::Http => http::serve(door.clone(), client, entry).await,
     }
     gauge.dec();
     drop(permit);

@@ -4,6 +4,7 @@
 
 pub mod door;
 pub mod holds;
+pub mod http;
 pub mod imap;
 pub mod rates;
 pub mod registry;
@@ -56,6 +57,8 @@ pub struct World {
     pub said: Said,
     /// TLS towards the pools, by pool.
     pub connectors: Connectors,
+    /// What connections of HTTP share.
+    pub http: http::Shared,
     /// How long commands were held.
     pub holds: Holds,
     /// Where large uploads are kept.

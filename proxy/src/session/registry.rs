@@ -254,6 +254,8 @@ impl Registry {
     /// Enters a new session.
     pub fn enter(self: &Arc<Self>, peer: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Entry {
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        // Whoever changes the order of birth and then looks at every session finds this one, or it is born with it.
+        let mut shard = lock(self.shard(id));
         let handle = Arc::new(Handle {
             id,
             peer,
@@ -269,7 +271,8 @@ impl Registry {
             info: Mutex::default(),
             news: self.news.clone(),
         });
-        lock(self.shard(id)).insert(id, handle.clone());
+        shard.insert(id, handle.clone());
+        drop(shard);
         Entry { handle, registry: self.clone() }
     }
 

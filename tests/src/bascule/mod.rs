@@ -165,6 +165,16 @@ impl Bascule {
         (self.address, setup::LMTP).into()
     }
 
+    /// HTTP in clear text, if the setup has it.
+    pub fn http(&self) -> SocketAddr {
+        (self.address, setup::HTTP).into()
+    }
+
+    /// HTTP over TLS, if the setup has it.
+    pub fn https(&self) -> SocketAddr {
+        (self.address, setup::HTTPS).into()
+    }
+
     /// How clients protect themselves where TLS comes first.
     pub fn tls(&self) -> Result<Security> {
         Ok(Security::Tls(trusting(&self.authority.pem())?, Self::HOST.try_into()?))

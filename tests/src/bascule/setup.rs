@@ -15,6 +15,8 @@ pub(super) const SMTPS: u16 = 10026;
 pub(super) const SUBMISSION: u16 = 10587;
 pub(super) const SUBMISSIONS: u16 = 10465;
 pub(super) const LMTP: u16 = 10024;
+pub(super) const HTTP: u16 = 10080;
+pub(super) const HTTPS: u16 = 10443;
 
 /// The listeners for mail: name, protocol, port, `tls`.
 const LISTENERS: [(&str, &str, u16, &str); 5] = [
@@ -36,6 +38,8 @@ pub struct Setup {
     pub pools: Vec<Pool>,
     /// Further lines of every listener for mail: `ambiguous`, `devices` and the like.
     pub mail: String,
+    /// The lines of the listeners for HTTP, their routes among them; empty: there are none.
+    pub http: String,
     /// The lines of `[cutover]`.
     pub cutover: String,
     /// Further tables: checks, limits.
@@ -50,6 +54,7 @@ impl Default for Setup {
             threads: 2,
             pools: Vec::new(),
             mail: String::new(),
+            http: String::new(),
             cutover: String::new(),
             tables: String::new(),
         }
@@ -74,6 +79,8 @@ pub struct Pool {
     pub capabilities: Vec<String>,
     /// Its servers for mail. A listener stands for each that all pools have.
     pub mail: Vec<Service>,
+    /// Its services of HTTP: the name, the server and further lines.
+    pub http: Vec<(&'static str, SocketAddr, String)>,
     /// How it is made unable to write.
     pub fence: Option<Fence>,
     /// How it is made able to write.
@@ -127,6 +134,16 @@ impl Setup {
                 self.mail
             );
         }
+        for (name, port, tls) in [("http", HTTP, "none"), ("https", HTTPS, "implicit")] {
+            if !self.http.is_empty() {
+                let bind = format!("{address}:{port}");
+                let _ = writeln!(
+                    text,
+                    "[listener.{name}]\nprotocol = \"http\"\nbind = [{bind:?}]\ntls = {tls:?}\n{}",
+                    self.http
+                );
+            }
+        }
         for pool in &self.pools {
             let _ = write!(text, "{pool}");
         }
@@ -160,6 +177,9 @@ impl fmt::Display for Pool {
         for Service { protocol, server, tls, lines } in &self.mail {
             writeln!(f, "[pool.{name}.{protocol}]\nservers = [\"{server}\"]\n{lines}")?;
             protect(f, *server, tls.as_ref())?;
+        }
+        for (service, server, lines) in &self.http {
+            writeln!(f, "[pool.{name}.http.{service}]\nservers = [\"{server}\"]\n{lines}")?;
         }
         if let Some(Fence { kind, engage, release }) = &self.fence {
             writeln!(f, "[pool.{name}.fence]\nkind = {kind:?}")?;

@@ -96,6 +96,7 @@ impl Pair {
             password: "pass".to_owned(),
             capabilities,
             mail: Vec::new(),
+            http: Vec::new(),
             fence: Some(Fence {
                 kind,
                 engage: server.command(fence),

@@ -183,6 +183,7 @@ pub fn setup(
         // A pool that is not there cannot be asked.
         capabilities: if shared { Options::default().capabilities } else { Vec::new() },
         mail: Vec::new(),
+        http: Vec::new(),
         fence: Some(Fence {
             kind,
             engage: order(&format!("fence {name} {fence}")),

@@ -16,6 +16,7 @@ mod connection;
 pub mod control;
 mod date;
 mod fetch;
+pub mod http;
 mod knobs;
 mod mail;
 mod platform;

@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 
 use super::{Fence, Options, Platform, Reaction, Replication, Stall, Store, Tls, control};
 use crate::{
@@ -319,11 +318,8 @@ async fn a_pair_obeys_and_answers_with_exit_codes() {
 #[tokio::test]
 async fn sessions_inside_tls() {
     let authority = bascule_certs::testing::Authority::new();
-    let leaf = authority.issue(&["localhost"]);
-    let certificates = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key).unwrap();
-    let (server, client) = (Arc::new(server), client::trusting(&authority.pem()).unwrap());
+    let server = authority.issue(&["localhost"]).serving().unwrap();
+    let client = client::trusting(&authority.pem()).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     for (tls, security) in [
         (Tls::Implicit(server.clone()), Security::Tls(client.clone(), name.clone())),

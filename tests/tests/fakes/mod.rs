@@ -6,6 +6,7 @@ mod abort;
 mod different;
 mod hold;
 mod hooks;
+mod http;
 mod idle;
 mod load;
 mod operator;

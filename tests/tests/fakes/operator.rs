@@ -21,6 +21,7 @@ async fn a_platform_that_decides_itself_is_refused_by_check_config() {
         password: "secret".into(),
         capabilities: Vec::new(),
         mail: Vec::new(),
+        http: Vec::new(),
         fence: None,
         promote: None,
     };

@@ -3,14 +3,21 @@
 //! Rule: a test waits for what it is about (a hook that is reached, a status, an answer); what it sets up here is
 //! in effect when the call returns.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
+use bascule_certs::testing::Authority;
 use bascule_tests::{
     bascule::{Bascule, Fence, Pool, Ran, Service, Setup},
     client::{Client, Reply, Status},
     fake::{
         Attendance, Options, Platform, Replication, Stall, Store,
         control::{Pair, services},
+        http::{Shelf, Speech, Web},
         smtp::{self, Trust},
     },
     ledger::{Fate, Ledger},
@@ -25,6 +32,12 @@ use super::hooks::{Hooks, serve};
 pub(super) const PASSWORD: &str = "secret";
 /// Messages in everybody's INBOX.
 pub(super) const MAIL: u32 = 3;
+
+/// Where the web servers listen.
+const WEB: u16 = 10081;
+/// The name in their certificate.
+const WEB_NAME: &str = "web.test";
+const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }]\n";
 
 /// The hooks as the proxy's configuration calls them.
 pub(super) const BARRIER: &str = "caught-up old";
@@ -42,9 +55,19 @@ pub(super) struct Plan {
     budget: Option<&'static str>,
     ceiling: &'static str,
     mail: Option<(&'static str, &'static str)>,
+    web: Option<(&'static str, Spoken)>,
     lag: Duration,
     change: [fn(&mut Options); 2],
     prepare: fn(&Store, &Store),
+}
+
+/// How web servers are spoken to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Spoken {
+    One,
+    Two,
+    Proxied,
+    Tls,
 }
 
 /// Everything that runs.
@@ -54,6 +77,9 @@ pub(super) struct Rig {
     pub(super) hooks: Arc<Hooks>,
     pub(super) attendance: Attendance,
     pub(super) ledger: Ledger,
+    /// What the web servers of both pools have, if there are any.
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) webs: Vec<Web>,
     _folder: TempDir,
 }
 
@@ -70,6 +96,7 @@ impl Plan {
             budget: None,
             ceiling: "90s",
             mail: None,
+            web: None,
             lag: Duration::ZERO,
             change: [|_| {}, |_| {}],
             prepare: |_, _| {},
@@ -119,6 +146,11 @@ impl Plan {
         Self { mail: Some((client_address, lines)), ..self }
     }
 
+    /// HTTP passes too: one store under the web servers of both platforms. These lines stand in the listeners.
+    pub(super) fn web(self, listener: &'static str, spoken: Spoken) -> Self {
+        Self { web: Some((listener, spoken)), ..self }
+    }
+
     /// How late replication is.
     pub(super) fn lag(self, lag: Duration) -> Self {
         Self { lag, ..self }
@@ -144,8 +176,15 @@ impl Plan {
         let hooks = Arc::new(Hooks::default());
         tokio::spawn(serve(hooks.clone(), pair.clone(), listener));
         let ctl = [env!("CARGO_BIN_EXE_bascule-fake"), "ctl", socket.to_str().unwrap()].map(String::from);
-        let proxy = Bascule::start(&self.setup(&pair, &ctl), "old").await.unwrap();
-        Rig { proxy: Arc::new(proxy), pair, hooks, attendance, ledger: Ledger::default(), _folder: folder }
+        let (shelf, speech) = (Arc::new(Shelf::default()), self.speech(folder.path()));
+        let mut webs = Vec::new();
+        for name in ["old", "new"].into_iter().filter(|_| self.web.is_some()) {
+            let address = (pair.platform(name).unwrap().address().ip(), WEB).into();
+            webs.push(Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap());
+        }
+        let proxy = Bascule::start(&self.setup(&pair, &ctl, folder.path()), "old").await.unwrap();
+        let (proxy, ledger) = (Arc::new(proxy), Ledger::default());
+        Rig { proxy, pair, hooks, attendance, ledger, shelf, webs, _folder: folder }
     }
 
     async fn pair(&self, users: &[&str], attendance: &Attendance) -> Pair {
@@ -191,7 +230,21 @@ impl Plan {
         Pair::new(["old", "new"], platforms, replications)
     }
 
-    fn setup(&self, pair: &Pair, ctl: &[String]) -> Setup {
+    /// What the web servers speak; over TLS with a certificate of an authority whose own lies in this folder.
+    fn speech(&self, folder: &Path) -> Speech {
+        match self.web {
+            None | Some((_, Spoken::One)) => Speech::One,
+            Some((_, Spoken::Two)) => Speech::Two,
+            Some((_, Spoken::Proxied)) => Speech::Proxied,
+            Some((_, Spoken::Tls)) => {
+                let authority = Authority::new();
+                authority.write(folder).unwrap();
+                Speech::Tls(authority.issue(&[WEB_NAME]).serving().unwrap())
+            }
+        }
+    }
+
+    fn setup(&self, pair: &Pair, ctl: &[String], folder: &Path) -> Setup {
         let order = |words: String| [ctl, &words.split(' ').map(String::from).collect::<Vec<_>>()].concat();
         let declared = Options::default().capabilities;
         let pool = |name: &str| Pool {
@@ -209,6 +262,11 @@ impl Plan {
             // A pool that is not there cannot be asked.
             capabilities: if self.shared { declared.clone() } else { Vec::new() },
             mail: mail(pair.platform(name).unwrap(), self.shared),
+            http: self
+                .web
+                .iter()
+                .map(|(_, spoken)| web(pair.platform(name).unwrap(), *spoken, &folder.join("ca.pem")))
+                .collect(),
             fence: Some(Fence {
                 kind: if self.stops { "stop" } else { "refuse" },
                 engage: order(format!("fence {name} {}", if self.stops { "stop" } else { "readonly" })),
@@ -241,10 +299,12 @@ impl Plan {
         Setup {
             pools: vec![pool("old"), pool("new")],
             mail: self.mail.unwrap_or_default().1.into(),
+            http: self.web.map(|(lines, _)| format!("{ROUTES}{lines}\n")).unwrap_or_default(),
             cutover: format!("{budget}soak = \"100ms\"\n{}", self.cutover),
             // No keepalive comes between what a test counts.
             tables: format!(
-                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\nkeepalive = \"60s\"\n{}",
+                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\nkeepalive = \"60s\"\n\
+                 http.hold = {ceiling:?}\n{}",
                 self.limits,
                 ceiling = self.ceiling,
             ),
@@ -271,6 +331,18 @@ impl Running {
     }
 }
 
+/// The web server beside a platform.
+fn web(platform: &Platform, spoken: Spoken, ca: &Path) -> (&'static str, SocketAddr, String) {
+    let clear = "tls = { mode = \"none\" }";
+    let lines = match spoken {
+        Spoken::One => clear.to_owned(),
+        Spoken::Two => format!("{clear}\nversion = \"2\""),
+        Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
+        Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
+    };
+    ("webmail", (platform.address().ip(), WEB).into(), lines)
+}
+
 /// The doors of a platform that takes mail.
 fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
     let options = platform.options();
@@ -278,6 +350,12 @@ fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
 }
 
 impl Rig {
+    /// The web server of the old platform, and of the new one.
+    pub(super) fn web(&self) -> [&Web; 2] {
+        let [old, new] = self.webs.as_slice() else { panic!("the plan has no web") };
+        [old, new]
+    }
+
     pub(super) fn old_pool(&self) -> &Platform {
         self.pair.platform("old").unwrap()
     }

@@ -46,6 +46,7 @@ fn setup(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Setup {
             password: "secret".into(),
             capabilities: Vec::new(),
             mail: (speech == Speech::Smtp).then(smtp).into_iter().collect(),
+            http: Vec::new(),
             fence: None,
             promote: None,
         }],

@@ -152,6 +152,14 @@ impl Secure {
         &self.tcp
     }
 
+    /// The protocol that was agreed on in the handshake.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.side {
+            Side::Server(side) => side.alpn_protocol(),
+            Side::Client(side) => side.alpn_protocol(),
+        }
+    }
+
     /// Decrypted bytes; none: the peer has ended.
     pub fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         while self.plain.is_empty() && self.reading == Reading::Open {

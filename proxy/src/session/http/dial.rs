@@ -1,0 +1,115 @@
+//! Connections to a pool's HTTP servers: dialled here, kept by pingora.
+//!
+//! Rule: whoever may have to leave a pool can cut what leads there; pingora's own pool cannot be emptied.
+
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora_core::{
+    connectors::L4Connect,
+    protocols::{
+        Digest, GetProxyDigest, l4::socket::SocketAddr as PingoraAddr, l4::stream::Stream,
+        raw_connect::ProxyDigest,
+    },
+};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use rustix::net::Shutdown;
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+
+use super::conn::Conn;
+use crate::{net::proxy_protocol, topology::Epoch};
+
+/// A connection to a server, for whoever may have to end it.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: OwnedFd,
+    cut: AtomicBool,
+}
+
+impl Wire {
+    /// Ends it, whatever it carries.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        // It fails where the server was faster.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Whether it was ended from here: an end of file on it says nothing then.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// The one below a connection of pingora's.
+    pub(super) fn below(digest: Option<&Digest>) -> Option<Arc<Self>> {
+        let data = digest?.proxy_digest.as_ref()?.user_data.as_ref()?;
+        data.downcast_ref::<Arc<Self>>().cloned()
+    }
+}
+
+/// Dials one server for one request.
+pub(super) struct Dialer {
+    pub(super) server: String,
+    pub(super) limit: Duration,
+    /// The client and the address that it came to, for the PROXY header.
+    pub(super) header: Option<(SocketAddr, SocketAddr)>,
+    pub(super) conn: Arc<Conn>,
+    pub(super) epoch: Epoch,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Dialer {
+    async fn dial(&self) -> std::io::Result<Stream> {
+        let mut tcp = TcpStream::connect(&self.server).await?;
+        if let Some((client, local)) = self.header {
+            tcp.write_all(&proxy_protocol::header(client, local)).await?;
+        }
+        let socket = tcp.as_fd().try_clone_to_owned()?;
+        let wire = Arc::new(Wire { socket, cut: AtomicBool::new(false) });
+        let mut stream = Stream::from(tcp);
+        let head = ResponseHeader::build(200, None).map_err(std::io::Error::other)?;
+        stream.set_proxy_digest(ProxyDigest::new(Box::new(head), Some(Box::new(wire))));
+        Ok(stream)
+    }
+
+    /// Resolves when nobody may go there any more.
+    async fn shut(&self) {
+        loop {
+            let moved = self.conn.moved.notified();
+            let mut moved = std::pin::pin!(moved);
+            moved.as_mut().enable();
+            if !self.conn.world().gate.admits(self.epoch) {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
+#[async_trait]
+impl L4Connect for Dialer {
+    async fn connect(&self, _: &PingoraAddr) -> Result<Stream> {
+        let failed = |why: String| Error::explain(ErrorType::ConnectError, format!("{}: {why}", self.server));
+        tokio::select! {
+            dialled = timeout(self.limit, self.dial()) => match dialled {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) => Err(failed(error.to_string())),
+                Err(_) => Err(failed(format!("no connection within {:?}", self.limit))),
+            },
+            () = self.shut() => Err(failed("the gate has shut".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What is done to a request and to its answer at the door: limits, answers of the proxy's own, and whom each side is
+//! told that it speaks to.
+//!
+//! Rule: what a client says about where it comes from is never passed on.
+
+use std::{net::IpAddr, sync::atomic::Ordering};
+
+use bascule_protocols::http::framing;
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::{
+    answer,
+    conn::Conn,
+    request::{Request, target},
+};
+use crate::config::HttpAddress;
+
+/// Where certificates' authorities look (RFC 8555 §8.3).
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
+/// The fields that say where a request comes from.
+const ORIGINS: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-real-ip",
+    "x-client-ip",
+];
+
+/// The host that a request is for: lower-cased, without a port.
+pub(super) fn host(head: &RequestHeader) -> String {
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let field = head.headers.get("host").and_then(|value| value.to_str().ok());
+    let host = authority.or(field).unwrap_or_default();
+    let bare = match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        Some(_) | None => host,
+    };
+    bare.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Answers a request that is larger than what is taken. True: it was.
+pub(super) async fn too_large(session: &mut Session, conn: &Conn) -> Result<bool> {
+    let head = session.req_header();
+    let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let limits = conn.limits();
+    let length = length(head);
+    let (status, limit) = match () {
+        () if size + head.raw_path().len() > limits.header_size => (431, "http_header_size"),
+        () if length.is_some_and(|length| length > limits.body_size) => (413, "http_body_size"),
+        () => return Ok(false),
+    };
+    conn.world().metrics.limits_hit.count(limit);
+    answer::refuse(session, conn, status, limit).await?;
+    Ok(true)
+}
+
+/// The announced length of a request's body.
+pub(super) fn length(head: &RequestHeader) -> Option<u64> {
+    head.headers.get("content-length").and_then(|value| value.to_str().ok()?.trim().parse().ok())
+}
+
+/// Answers what needs no pool. True: it did.
+pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
+    let listener = &conn.door.listener.http;
+    let head = session.req_header();
+    let path = framing::path_of(target(head));
+    let count = |outcome| conn.world().metrics.http_requests.count(outcome);
+    if let (Some(folder), Some(token)) = (&listener.acme, path.strip_prefix(CHALLENGES)) {
+        let plain =
+            !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        let answered = if plain { tokio::fs::read_to_string(folder.join(token)).await.ok() } else { None };
+        count("acme");
+        match answered {
+            Some(text) => answer::say(session, 200, text.trim_end(), &[]).await?,
+            None => answer::say(session, 404, "No such challenge", &[]).await?,
+        }
+        return Ok(true);
+    }
+    if !listener.redirect {
+        return Ok(false);
+    }
+    count("redirected");
+    let name = match host(head).parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => format!("[{v6}]"),
+        Ok(IpAddr::V4(_)) | Err(_) => host(head),
+    };
+    let place = format!("https://{name}{}", target(head));
+    answer::say(session, 308, "Moved", &[("Location", place)]).await?;
+    Ok(true)
+}
+
+/// Tells the server whose request it is.
+pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
+    for name in ORIGINS {
+        upstream.remove_header(name);
+    }
+    let conn = &request.conn;
+    let Some(flight) = &request.flight else { return Ok(()) };
+    let topology = conn.world().topology.load();
+    let service = topology.pool(flight.pool).http.get(&request.service);
+    if service.is_none_or(|service| service.client_address == HttpAddress::None) {
+        return Ok(());
+    }
+    let client = conn.entry.handle.peer.ip().to_canonical();
+    let scheme = if conn.secure { "https" } else { "http" };
+    let head = session.req_header();
+    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let field = head.headers.get("host").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let host = authority.or(field).unwrap_or_default();
+    upstream.insert_header("X-Forwarded-For", client.to_string())?;
+    upstream.insert_header("X-Real-IP", client.to_string())?;
+    upstream.insert_header("X-Forwarded-Proto", scheme)?;
+    upstream.insert_header("X-Forwarded-Host", &host)?;
+    upstream.insert_header("Forwarded", forwarded(client, scheme, &host))?;
+    Ok(())
+}
+
+/// RFC 7239 §4.
+fn forwarded(client: IpAddr, scheme: &str, host: &str) -> String {
+    let node = match client {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    };
+    let quoted = host.replace(['"', '\\'], "");
+    format!("for={node};proto={scheme};host=\"{quoted}\"")
+}
+
+/// What is said to the client about this proxy, and nothing about what stands behind it.
+pub(super) fn dress(conn: &Conn, head: &mut ResponseHeader) -> Result<()> {
+    if let (Some(time), true) = (conn.door.listener.http.hsts, conn.secure) {
+        head.insert_header("Strict-Transport-Security", format!("max-age={}", time.as_secs()))?;
+    }
+    Ok(())
+}
+
+/// Says how long a request was on the wire, where that is known: for [`super::Ahead`].
+pub(super) fn measure(session: &Session, conn: &Conn) {
+    let Some(one) = session.as_ref().as_http1() else { return };
+    let chunked = session.req_header().headers.contains_key("transfer-encoding");
+    if !chunked && !one.was_upgraded() {
+        // What is left of the body is read before the next request.
+        let length = one.get_headers_raw_bytes().len() as u64 + length(session.req_header()).unwrap_or(0);
+        conn.length.store(length, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_without_a_port() {
+        for (field, name) in [
+            ("Mail.Example.ORG", "mail.example.org"),
+            ("mail.example.org:8443", "mail.example.org"),
+            ("mail.example.org.", "mail.example.org"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("192.0.2.1:80", "192.0.2.1"),
+        ] {
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            head.insert_header("Host", field).unwrap();
+            assert_eq!(host(&head), name);
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_of_as_rfc_7239_says() {
+        let of = |ip: &str| forwarded(ip.parse().unwrap(), "https", "a.test:8443");
+        assert_eq!(of("192.0.2.1"), "for=192.0.2.1;proto=https;host=\"a.test:8443\"");
+        assert_eq!(of("2001:db8::1"), "for=\"[2001:db8::1]\";proto=https;host=\"a.test:8443\"");
+    }
+}

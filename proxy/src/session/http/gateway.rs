@@ -1,0 +1,324 @@
+//! Our answers to pingora's questions about a request, in the order in which it asks them.
+//!
+//! Rule: nothing is decided here that a test could not ask elsewhere; each answer is a call.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bascule_protocols::http::{
+    framing::{self, Head, Version},
+    replay::{AtGate, Body, Check, Next, Sent},
+};
+use bytes::Bytes;
+use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use super::{
+    again, answer,
+    conn::Conn,
+    dial::Wire,
+    front, hold,
+    hold::Stop,
+    loss, peer,
+    request::{Ctx, Request},
+};
+
+/// Where pingora asks.
+#[derive(Debug)]
+pub(super) struct Gateway;
+
+/// Whose connection it is.
+fn conn(session: &Session) -> Option<Arc<Conn>> {
+    let digest = session.as_ref().digest()?.proxy_digest.as_ref()?;
+    digest.user_data.as_ref()?.downcast_ref::<Arc<Conn>>().cloned()
+}
+
+fn internal(why: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InternalError, why)
+}
+
+/// Ends this try; [`loss::lost`] says what comes after it.
+fn give_up(request: &mut Request, verdict: Option<Next>, why: &'static str) -> Box<Error> {
+    request.verdict = verdict;
+    Error::explain(ErrorType::ConnectionClosed, why).into_up()
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::default()
+    }
+
+    /// True: it was answered here.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let conn = conn(session).ok_or_else(|| internal("a connection of nobody"))?;
+        if let Err(refused) = check(session) {
+            answer::refuse_framing(session, &conn, refused).await?;
+            return Ok(true);
+        }
+        if front::too_large(session, &conn).await? || front::here(session, &conn).await? {
+            return Ok(true);
+        }
+        let head = session.req_header();
+        let path = framing::path_of(super::request::target(head));
+        let listener = &conn.door.listener.http;
+        let Some(service) = listener.service(&front::host(head), path).map(str::to_owned) else {
+            conn.world().metrics.http_requests.count("misdirected");
+            answer::say(session, 421, "Not served here", &[]).await?;
+            return Ok(true);
+        };
+        let has_body = !session.as_mut().is_body_empty();
+        ctx.request = Some(Request::new(conn, session.req_header(), service, has_body));
+        Ok(false)
+    }
+
+    /// The first wait at the gate: here a request that waits too long costs its client no connection.
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
+        match hold::pass(request, session).await {
+            Ok(()) => Ok(true),
+            Err(Stop::Gone) => {
+                Err(Error::explain(ErrorType::ConnectionClosed, "gone while it waited").into_down())
+            }
+            Err(Stop::Busy(limit)) => {
+                let metrics = &request.conn.world().metrics;
+                metrics.limits_hit.count(limit);
+                metrics.http_requests.count("busy");
+                answer::take_rest(session).await;
+                request.open.whole();
+                answer::busy(session).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
+        match hold::pass(request, session).await {
+            Ok(()) => {}
+            Err(Stop::Gone) => {
+                return Err(Error::explain(ErrorType::ConnectionClosed, "gone while it waited").into_down());
+            }
+            Err(Stop::Busy(limit)) => {
+                request.conn.world().metrics.limits_hit.count(limit);
+                return Err(give_up(request, Some(Next::Busy), "it waited too long"));
+            }
+        }
+        let topology = request.conn.world().topology.load();
+        let peer = peer::choose(request, &topology, session.req_header());
+        peer.ok_or_else(|| give_up(request, Some(Next::Busy), "the pool has no such service"))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        loss::no_connection(ctx, error)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::fd::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if let (Some(request), Some(wire)) = (&mut ctx.request, Wire::below(digest)) {
+            if let Some(flight) = &request.flight {
+                flight.over(wire.clone());
+            }
+            request.wire = Some(wire);
+        }
+        Ok(())
+    }
+
+    /// The last moment before a request's head is sent: a request without a body is whole with it.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
+        front::introduce(session, upstream, request)?;
+        let may = if session.as_mut().is_body_empty() {
+            request.commit()
+        } else {
+            request.begin_body(front::length(session.req_header()))
+        };
+        if may {
+            return Ok(());
+        }
+        request.sent = Sent::Nothing;
+        Err(give_up(request, None, "the gate shut before it was sent"))
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(request) = &mut ctx.request else { return Ok(()) };
+        if session.as_ref().was_upgraded() || request.sent == Sent::All {
+            return Ok(());
+        }
+        request.body = session.as_ref().body_bytes_read() as u64;
+        if request.body > request.conn.limits().body_size {
+            request.conn.world().metrics.limits_hit.count("http_body_size");
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too long").into_down());
+        }
+        if end {
+            request.open.whole();
+        }
+        pass_on(request, session, end, body.as_ref().map_or(0, Bytes::len))
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(request) = &mut ctx.request else { return Ok(()) };
+        if head.status.is_informational() && head.status != 101 {
+            return Ok(());
+        }
+        if request.check.doubts(head.status.as_u16()) {
+            again::settle(request, session, head).await?;
+        }
+        request.check = Check::None;
+        if let (Some(flight), true) = (&request.flight, request.sent == Sent::All) {
+            flight.answered();
+        }
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<std::time::Duration>> {
+        let Some(request) = &mut ctx.request else { return Ok(None) };
+        // Where only the end of the stream ends a response, a cut one would look whole.
+        if end && request.wire.as_ref().is_some_and(|wire| wire.is_cut()) {
+            return Err(Error::explain(ErrorType::ConnectionClosed, "cut").into_up());
+        }
+        if request.replaced {
+            *body = None;
+        }
+        Ok(None)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        head: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let Some(request) = &ctx.request else { return Ok(()) };
+        front::dress(&request.conn, head)?;
+        if *request.conn.closing.borrow() {
+            session.as_mut().set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Ctx,
+        _reused: bool,
+    ) -> Box<Error> {
+        loss::lost(ctx, session, error)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        loss::end(ctx, session, error).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        let request = ctx.request.take();
+        if let Some(conn) = conn(session) {
+            front::measure(session, &conn);
+            if let (Some(request), None) = (&request, error) {
+                let world = request.conn.world();
+                world.metrics.http_requests.count("answered");
+                world.metrics.commands.inc();
+            }
+        }
+    }
+
+    /// What becomes of a lost server is logged where it is decided.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Ctx,
+        _error: &Error,
+        _context: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// A piece of a body is about to be sent.
+fn pass_on(request: &mut Request, session: &Session, end: bool, length: usize) -> Result<()> {
+    let kept = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
+    if kept == Body::Lost && !request.unkept {
+        // From here on it can only end where it began. The piece that was one too many has not been sent.
+        let may =
+            !request.policy.writes() || request.flight.as_ref().is_some_and(super::conn::Flight::unkept);
+        request.unkept = true;
+        if !may {
+            return Err(give_up(request, Some(Next::Busy), "the gate shut over a body that is not kept"));
+        }
+    }
+    if !end {
+        return Ok(());
+    }
+    if request.unkept && request.policy.writes() {
+        // It counts as a write already.
+        return match AtGate::of(Body::Lost, request.conn.draining()) {
+            AtGate::Finish | AtGate::Wait => {
+                request.sent = Sent::All;
+                Ok(())
+            }
+            AtGate::Busy => Err(give_up(request, Some(Next::Busy), "a body that is not kept came too late")),
+        };
+    }
+    if request.commit() {
+        return Ok(());
+    }
+    tracing::debug!(service = request.service, length, "the last byte waits at the gate");
+    Err(give_up(request, None, "the gate shut before the last byte"))
+}
+
+/// pingora mends what it may: of HTTP/1 the head is looked at as it came.
+fn check(session: &Session) -> Result<(), framing::Refused> {
+    if let Some(one) = session.as_ref().as_http1() {
+        return framing::check_raw(&one.get_headers_raw_bytes());
+    }
+    let head = session.req_header();
+    let fields = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    // What a URI cannot hold is looked at as it came.
+    let raw = String::from_utf8_lossy(head.raw_path());
+    framing::check(Head { target: &raw, version: Version::Http2, fields })
+}

@@ -1,0 +1,161 @@
+//! One request: what it is, where it leads, how far it has come.
+//!
+//! Rule: what it is is settled once, from its head; how far it has come begins anew with every try.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bascule_protocols::http::{
+    known,
+    method::Kind,
+    replay::{Body, Check, Next, Received, Request as Policy, Sent},
+};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::{
+    conn::{Conn, Flight, Open},
+    dial::Wire,
+};
+
+/// What pingora carries through a request for us.
+#[derive(Debug, Default)]
+pub(super) struct Ctx {
+    pub(super) request: Option<Request>,
+}
+
+/// One request that has a route.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) conn: Arc<Conn>,
+    pub(super) service: String,
+    pub(super) policy: Policy,
+    pub(super) arrived: Instant,
+    pub(super) open: Open,
+    /// Its place in the word, while it is with a pool.
+    pub(super) flight: Option<Flight>,
+    /// Bytes of its body so far.
+    pub(super) body: u64,
+    pub(super) sent: Sent,
+    /// Its body outgrew what is kept; it ends where it began or not at all.
+    pub(super) unkept: bool,
+    /// The connection of the present try.
+    pub(super) wire: Option<Arc<Wire>>,
+    /// What the answer is looked at for, since an earlier try may have done it.
+    pub(super) check: Check,
+    /// The next try is not to begin before.
+    pub(super) not_before: Option<Instant>,
+    pub(super) pause: Duration,
+    /// What it is to be told in the end, if no answer comes.
+    pub(super) verdict: Option<Next>,
+    /// Its answer is replaced: the body of the server's is not passed on.
+    pub(super) replaced: bool,
+}
+
+/// What pingora keeps of a body: its own constant, which cannot be set.
+const KEPT: u64 = 64 * 1024;
+/// First pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Request {
+    pub(super) fn new(conn: Arc<Conn>, head: &RequestHeader, service: String, has_body: bool) -> Self {
+        let conditional = head.headers.contains_key("if-match") || head.headers.contains_key("if-none-match");
+        let target = target(head);
+        let policy =
+            Policy { kind: Kind::of(head.method.as_str()), read_only: known::is_ping(target), conditional };
+        let open = conn.opened(has_body);
+        Self {
+            conn,
+            service,
+            policy,
+            arrived: Instant::now(),
+            open,
+            flight: None,
+            body: 0,
+            sent: Sent::Nothing,
+            unkept: false,
+            wire: None,
+            check: Check::None,
+            not_before: None,
+            pause: Duration::ZERO,
+            verdict: None,
+            replaced: false,
+        }
+    }
+
+    /// Its end, if nobody can be had who serves it.
+    pub(super) fn deadline(&self) -> Instant {
+        self.arrived + self.conn.limits().hold
+    }
+
+    /// The last byte goes: asks the gate, where it takes effect.
+    pub(super) fn commit(&mut self) -> bool {
+        let Some(flight) = &self.flight else { return false };
+        let may = if self.policy.writes() { flight.commit() } else { flight.admitted() };
+        if may {
+            self.sent = Sent::All;
+        }
+        may
+    }
+
+    /// Its head goes, and a body of so many bytes after it. What is known to be longer than pingora keeps counts as a
+    /// write from here on, so that a drain gives it time to end.
+    pub(super) fn begin_body(&mut self, length: Option<u64>) -> bool {
+        self.sent = Sent::Part;
+        let Some(flight) = &self.flight else { return false };
+        if length.is_none_or(|length| length <= KEPT) || !self.policy.writes() {
+            return flight.admitted();
+        }
+        self.unkept = true;
+        flight.unkept()
+    }
+
+    /// The present try has failed: what next?
+    pub(super) fn lost(&mut self, session: &Session) -> Next {
+        let body = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
+        if body == Body::Kept && self.sent == Sent::All && self.policy.kind == Kind::Unsafe {
+            let head = session.req_header();
+            let kind = head.headers.get("content-type").and_then(|value| value.to_str().ok());
+            let whole = session.as_ref().get_retry_buffer().unwrap_or_default();
+            self.policy.read_only = known::reads_only(target(head), kind.unwrap_or_default(), &whole);
+        }
+        let next = self.policy.after_loss(self.sent, received(session), body);
+        if let Next::Again(check) = next {
+            // What an earlier try may have done stays done.
+            if check != Check::None {
+                self.check = check;
+            }
+        }
+        next
+    }
+
+    /// This try is over.
+    pub(super) fn over(&mut self) {
+        (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);
+    }
+
+    /// The first try after a loss comes at once; those after it take their time.
+    pub(super) fn back_off(&mut self, at_once: bool) {
+        if !(at_once && self.pause.is_zero()) {
+            self.not_before = Some(Instant::now() + self.pause.max(PAUSE));
+        }
+        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+    }
+}
+
+/// What the client has of the answer.
+pub(super) fn received(session: &Session) -> Received {
+    match session.as_ref().response_written() {
+        Some(head) if !head.status.is_informational() || head.status == 101 => Received::Begun,
+        Some(_) | None => Received::Nothing,
+    }
+}
+
+/// The request target as far as it is shown: the path with the query.
+pub(super) fn target(head: &RequestHeader) -> &str {
+    head.uri.path_and_query().map_or("*", |target| target.as_str())
+}

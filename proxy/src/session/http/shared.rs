@@ -1,0 +1,116 @@
+//! What all connections of HTTP share: pingora's proxies, and the bounds on what is held.
+//!
+//! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default_h2_options};
+use pingora_proxy::http_proxy;
+use thread_local::ThreadLocal;
+
+use super::{Proxy, gateway::Gateway, peer::Authorities};
+use crate::{
+    config::{Config, HttpLimits},
+    session::World,
+};
+
+/// Backend connections that a thread keeps.
+const KEPT: usize = 512;
+/// What pingora reads for authorities of its own: every peer brings its own, and it panics over the system's.
+const NOTHING: &str = "/dev/null";
+/// The time bounds how often a request is tried, not the number.
+const TRIES: usize = 10_000;
+
+/// What all connections of HTTP share.
+#[derive(Default)]
+pub struct Shared {
+    proxies: ThreadLocal<Proxy>,
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+    pub(super) authorities: Authorities,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// For the services of a configuration. A wrong file is found here.
+    pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
+        Ok(Self { authorities: Authorities::new(config)?, ..Self::default() })
+    }
+
+    /// This thread's.
+    pub(super) fn proxy(&self, world: &World) -> Proxy {
+        self.proxies.get_or(|| Arc::new(build(&world.config))).clone()
+    }
+
+    /// A place for a held request that takes so many bytes; otherwise the limit that is reached.
+    pub(super) fn hold(&self, bytes: usize, limits: &HttpLimits) -> Result<Place<'_>, &'static str> {
+        let place = Place { shared: self, bytes };
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let all = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match () {
+            () if requests > limits.held_requests => Err("http_held_requests"),
+            () if all > limits.held_bytes => Err("http_held_bytes"),
+            () => Ok(place),
+        }
+    }
+}
+
+/// Room for one held request.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shared.requests.fetch_sub(1, Ordering::Relaxed);
+        self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
+    let conf = ServerConf {
+        threads: 1,
+        max_retries: TRIES,
+        upstream_keepalive_pool_size: KEPT,
+        ca_file: Some(NOTHING.to_owned()),
+        ..ServerConf::default()
+    };
+    let mut proxy = http_proxy(&Arc::new(conf), Gateway);
+    let limits = &config.limits.http;
+    let mut h2 = default_h2_options();
+    h2.max_concurrent_streams(limits.streams);
+    h2.max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX));
+    proxy.h2_options = Some(h2);
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(limits.idle);
+    proxy.server_options = Some(options);
+    proxy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_bounded_in_count_and_bytes_and_given_back() {
+        let shared = Shared::default();
+        let limits = HttpLimits { held_requests: 2, held_bytes: 100, ..HttpLimits::default() };
+        let one = shared.hold(60, &limits).unwrap();
+        assert_eq!(shared.hold(60, &limits).err(), Some("http_held_bytes"));
+        let two = shared.hold(40, &limits).unwrap();
+        assert_eq!(shared.hold(0, &limits).err(), Some("http_held_requests"));
+        drop((one, two));
+        assert_eq!(shared.requests.load(Ordering::Relaxed) + shared.bytes.load(Ordering::Relaxed), 0);
+    }
+}

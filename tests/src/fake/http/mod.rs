@@ -1,0 +1,230 @@
+//! A web server in memory: what was posted to it is an effect, what was put is a resource, and it breaks where a test says.
+//!
+//! Rule: an effect happens when the request is whole, and before its answer; servers on one shelf are one platform's store.
+
+mod message;
+mod serve;
+mod shelf;
+mod speech;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+pub use self::{
+    shelf::{Effect, Shelf},
+    speech::Speech,
+};
+use super::Stall;
+
+/// Where a server breaks: it drops the connection.
+#[derive(Debug, Clone)]
+pub enum At {
+    /// A request's head has come.
+    Head,
+    /// So many bytes of its body have come.
+    Body(usize),
+    /// The request is whole and was not carried out.
+    Whole,
+    /// It was carried out.
+    Done,
+    /// So many bytes of the answer, head and body, were sent.
+    Answer(usize),
+    /// Nothing breaks: it waits, before it carries the request out.
+    Stall(Stall),
+    /// Nothing breaks: it waits with the answer.
+    Withhold(Stall),
+    /// Nothing breaks: it waits once so many bytes of the answer were sent.
+    Pause(usize, Stall),
+}
+
+/// What happens to requests whose target contains `path`, so many times.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// Part of a request's target.
+    pub path: &'static str,
+    /// Where.
+    pub at: At,
+    /// How often.
+    pub times: usize,
+}
+
+/// One request that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of its connection.
+    pub connection: u64,
+    /// Its head, as it came.
+    pub head: String,
+    /// Bytes of its body.
+    pub body: usize,
+    /// Whether it came to its end.
+    pub whole: bool,
+}
+
+/// One server.
+#[derive(Debug, Clone)]
+pub struct Web {
+    address: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: &'static str,
+    speech: Speech,
+    pub(super) shelf: Arc<Shelf>,
+    faults: Mutex<Vec<Fault>>,
+    seen: Mutex<Vec<Seen>>,
+    news: watch::Sender<()>,
+    connections: AtomicU64,
+    listening: watch::Sender<bool>,
+    /// Raised: every connection ends. Odd: nobody is let in.
+    cuts: watch::Sender<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Web {
+    /// A server of this name.
+    pub async fn start(
+        name: &'static str,
+        listen: SocketAddr,
+        shelf: Arc<Shelf>,
+        speech: Speech,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen).await?;
+        let shared = Arc::new(Shared {
+            name,
+            speech,
+            shelf,
+            faults: Mutex::default(),
+            seen: Mutex::default(),
+            news: watch::Sender::new(()),
+            connections: AtomicU64::new(0),
+            listening: watch::Sender::new(true),
+            cuts: watch::Sender::new(0),
+        });
+        let web = Self { address: listener.local_addr()?, shared: shared.clone() };
+        tokio::spawn(shared.accept(listener, web.address));
+        Ok(web)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on this happens, before what was said earlier.
+    pub fn fault(&self, path: &'static str, at: At, times: usize) {
+        lock(&self.shared.faults).insert(0, Fault { path, at, times });
+    }
+
+    /// A request whose target contains `path` waits before it is carried out.
+    pub fn stall(&self, path: &'static str) -> Stall {
+        let stall = Stall::default();
+        self.fault(path, At::Stall(stall.clone()), usize::MAX);
+        stall
+    }
+
+    /// Every connection ends, and nobody listens until [`Self::serve`]; both has happened when this returns.
+    pub async fn stop(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts |= 1);
+        let _ = self.shared.listening.subscribe().wait_for(|listening| !listening).await;
+    }
+
+    /// It is there again.
+    pub fn serve(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts = (*cuts | 1) + 1);
+    }
+
+    /// What came.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// Waits until one request whose head contains `part` is as wished.
+    pub async fn seen_of(&self, part: &str, wish: impl Fn(&Seen) -> bool) {
+        let mut news = self.shared.news.subscribe();
+        while !self.seen().iter().any(|seen| seen.head.contains(part) && wish(seen)) {
+            // The sender is our own field, so the channel cannot close.
+            let _ = news.changed().await;
+        }
+    }
+
+    /// How many whole requests came whose head contains `part`.
+    pub fn count(&self, part: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.whole && seen.head.contains(part)).count()
+    }
+}
+
+impl Shared {
+    async fn accept(self: Arc<Self>, listener: TcpListener, address: SocketAddr) {
+        let mut cuts = self.cuts.subscribe();
+        let mut listener = Some(listener);
+        loop {
+            let stopped = *cuts.borrow_and_update() % 2 == 1;
+            if stopped {
+                listener = None;
+            } else if listener.is_none() {
+                listener = TcpListener::bind(address).await.ok();
+            }
+            self.listening.send_replace(listener.is_some());
+            let Some(open) = &listener else {
+                if cuts.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            tokio::select! {
+                accepted = open.accept() => {
+                    if let Ok((tcp, _)) = accepted {
+                        tokio::spawn(self.clone().connection(tcp));
+                    }
+                }
+                _ = cuts.changed() => {}
+            }
+        }
+    }
+
+    async fn connection(self: Arc<Self>, tcp: TcpStream) {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        let mut cuts = self.cuts.subscribe();
+        let _ = tcp.set_nodelay(true);
+        tokio::select! {
+            _ = self.speak(tcp, number) => {}
+            _ = cuts.changed() => {}
+        }
+    }
+
+    fn begin(&self, connection: u64, head: &str) -> usize {
+        let mut seen = lock(&self.seen);
+        seen.push(Seen { connection, head: head.to_owned(), body: 0, whole: false });
+        seen.len() - 1
+    }
+
+    fn note(&self, at: usize, body: usize, whole: bool) {
+        let mut seen = lock(&self.seen);
+        (seen[at].body, seen[at].whole) = (body, whole);
+        self.news.send_replace(());
+    }
+
+    /// What happens to this request.
+    fn faults_of(&self, target: &str) -> Option<At> {
+        let mut faults = lock(&self.faults);
+        let fault = faults.iter_mut().find(|fault| fault.times > 0 && target.contains(fault.path))?;
+        fault.times -= 1;
+        Some(fault.at.clone())
+    }
+}
