@@ -70,12 +70,11 @@ impl Session {
                 Verdict::Answer(line) => Todo::Answer(line),
                 Verdict::Own(own) => Todo::Own(own),
             };
-            let todo = match todo {
-                Todo::Adopt => self.adopt(n),
-                todo => {
-                    Pin::new(&mut self.client).consume(n);
-                    todo
-                }
+            let todo = if matches!(todo, Todo::Adopt) {
+                self.adopt(n)
+            } else {
+                Pin::new(&mut self.client).consume(n);
+                todo
             };
             self.apply(todo)?;
         }
