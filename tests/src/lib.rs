@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod postfix;
 pub mod process;
 pub mod smtp;
+pub mod thunderbird;
 pub mod tools;
 
 /// Any byte stream, plain or TLS.
