@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ServiceTls, defaults};
+use super::{HttpProof, ServiceTls, defaults};
 
 /// What a listener for HTTP decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct HttpService {
     pub dial_timeout: Duration,
     /// Longest time without a byte of an answer.
     pub silence: Duration,
+    /// How it is proved.
+    pub proof: HttpProof,
 }
 
 /// `version = "1.1" | "2"`

@@ -180,7 +180,9 @@ impl Plan {
         let mut webs = Vec::new();
         for name in ["old", "new"].into_iter().filter(|_| self.web.is_some()) {
             let address = (pair.platform(name).unwrap().address().ip(), WEB).into();
-            webs.push(Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap());
+            let web = Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap();
+            pair.platform(name).unwrap().beside(&web).await;
+            webs.push(web);
         }
         let proxy = Bascule::start(&self.setup(&pair, &ctl, folder.path()), "old").await.unwrap();
         let (proxy, ledger) = (Arc::new(proxy), Ledger::default());
@@ -340,7 +342,9 @@ fn web(platform: &Platform, spoken: Spoken, ca: &Path) -> (&'static str, SocketA
         Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
         Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
     };
-    ("webmail", (platform.address().ip(), WEB).into(), lines)
+    let proof = "probe = \"/dav/{user}/probe\"\nsession = { login = \"/login\", page = \"/inbox\", cookie = \"sid\", \
+                 form = \"token={token}&user={user}&password={password}\" }";
+    ("webmail", (platform.address().ip(), WEB).into(), format!("{lines}\n{proof}"))
 }
 
 /// The doors of a platform that takes mail.

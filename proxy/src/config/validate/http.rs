@@ -10,6 +10,7 @@ use serde_spanned::Spanned;
 use super::{
     pool::{host, service_tls},
     table::{Table, span},
+    web,
 };
 use crate::config::{
     ConfigError, Cutover, HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion,
@@ -194,6 +195,7 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
         balance: raw.balance.as_ref().map_or(Ok(HttpBalance::Address), |word| balance(table, word))?,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
         silence: table.time("silence", &raw.silence, defaults::HTTP_SILENCE)?,
+        proof: web::proof(table, raw)?,
     })
 }
 

@@ -71,6 +71,7 @@ impl ProxyHttp for Gateway {
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
+        conn.world().http.people.saw(&service, session.req_header(), std::time::Instant::now());
         let has_body = !session.as_mut().is_body_empty();
         ctx.request = Some(Request::new(conn, session.req_header(), service, has_body));
         Ok(false)

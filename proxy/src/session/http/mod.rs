@@ -13,6 +13,7 @@ mod gateway;
 mod hold;
 mod loss;
 mod peer;
+mod people;
 mod request;
 mod shared;
 

@@ -155,7 +155,7 @@ pub(super) fn identity(head: &RequestHeader) -> Option<Vec<u8>> {
     })
 }
 
-fn cookie(head: &RequestHeader, name: &str) -> Option<Vec<u8>> {
+pub(super) fn cookie(head: &RequestHeader, name: &str) -> Option<Vec<u8>> {
     let all = head.headers.get_all("cookie").iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     let mut pairs = all.filter_map(|pair| pair.trim_ascii().split_at_checked(name.len()));
     pairs
@@ -177,6 +177,7 @@ mod tests {
             balance,
             dial_timeout: defaults::DIAL_TIMEOUT,
             silence: defaults::HTTP_SILENCE,
+            proof: crate::config::HttpProof::default(),
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use pingora_core::server::configuration::ServerConf;
@@ -12,7 +15,7 @@ use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 
-use super::{Proxy, gateway::Gateway, peer::Authorities};
+use super::{Proxy, gateway::Gateway, peer::Authorities, people::People};
 use crate::{
     config::{Config, HttpLimits},
     session::World,
@@ -32,6 +35,7 @@ pub struct Shared {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
+    pub(super) people: People,
 }
 
 impl std::fmt::Debug for Shared {
@@ -43,7 +47,12 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, ..Self::default() })
+        Ok(Self { authorities: Authorities::new(config)?, people: People::new(config), ..Self::default() })
+    }
+
+    /// How many sessions of people there are with a service whose cookie is configured.
+    pub fn people(&self, service: &str) -> usize {
+        self.people.count(service, Instant::now())
     }
 
     /// This thread's.

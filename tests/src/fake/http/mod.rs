@@ -2,6 +2,7 @@
 //!
 //! Rule: an effect happens when the request is whole, and before its answer; servers on one shelf are one platform's store.
 
+mod desk;
 mod message;
 mod serve;
 mod shelf;
@@ -10,8 +11,8 @@ mod speech;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -21,10 +22,12 @@ use tokio::{
 };
 
 pub use self::{
+    desk::Desk,
     shelf::{Effect, Shelf},
     speech::Speech,
 };
-use super::Stall;
+use self::{message::Head, shelf::Said};
+use super::{Stall, platform};
 
 /// Where a server breaks: it drops the connection.
 #[derive(Debug, Clone)]
@@ -71,6 +74,12 @@ pub struct Seen {
     pub whole: bool,
 }
 
+impl Seen {
+    fn is_proof(&self) -> bool {
+        self.head.to_ascii_lowercase().contains("user-agent: bascule\r\n")
+    }
+}
+
 /// One server.
 #[derive(Debug, Clone)]
 pub struct Web {
@@ -83,6 +92,9 @@ pub(super) struct Shared {
     pub(super) name: &'static str,
     speech: Speech,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) desk: Desk,
+    platform: OnceLock<Arc<platform::Shared>>,
+    leaky: AtomicBool,
     faults: Mutex<Vec<Fault>>,
     seen: Mutex<Vec<Seen>>,
     news: watch::Sender<()>,
@@ -109,6 +121,9 @@ impl Web {
             name,
             speech,
             shelf,
+            desk: Desk::default(),
+            platform: OnceLock::new(),
+            leaky: AtomicBool::new(false),
             faults: Mutex::default(),
             seen: Mutex::default(),
             news: watch::Sender::new(()),
@@ -119,6 +134,28 @@ impl Web {
         let web = Self { address: listener.local_addr()?, shared: shared.clone() };
         tokio::spawn(shared.accept(listener, web.address));
         Ok(web)
+    }
+
+    /// Its platform says whether it may write.
+    pub(super) fn belongs_to(&self, platform: Arc<platform::Shared>) {
+        assert!(self.shared.platform.set(platform).is_ok(), "it has a platform");
+    }
+
+    /// It writes and listens whatever its platform says.
+    pub fn leak(&self) {
+        self.shared.leaky.store(true, Ordering::Relaxed);
+    }
+
+    /// Its platform stops.
+    pub(super) async fn stops(&self) {
+        if !self.shared.leaky.load(Ordering::Relaxed) {
+            self.stop().await;
+        }
+    }
+
+    /// Where people log in.
+    pub fn desk(&self) -> &Desk {
+        &self.shared.desk
     }
 
     /// Where it listens.
@@ -149,8 +186,17 @@ impl Web {
         self.shared.cuts.send_modify(|cuts| *cuts = (*cuts | 1) + 1);
     }
 
-    /// What came.
+    /// What came from clients.
     pub fn seen(&self) -> Vec<Seen> {
+        self.all().into_iter().filter(|seen| !seen.is_proof()).collect()
+    }
+
+    /// What the proxy asked by itself.
+    pub fn proofs(&self) -> Vec<Seen> {
+        self.all().into_iter().filter(Seen::is_proof).collect()
+    }
+
+    fn all(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
 
@@ -206,6 +252,16 @@ impl Shared {
             _ = self.speak(tcp, number) => {}
             _ = cuts.changed() => {}
         }
+    }
+
+    /// The answer to a request. A fence waits until what it lets through is done.
+    fn carry_out(&self, head: &Head, body: Vec<u8>) -> Said {
+        let reads = ["GET", "HEAD", "OPTIONS", "PROPFIND", "REPORT"].contains(&&*head.method);
+        let posture = self.platform.get().map(|platform| platform.posture());
+        if !reads && !self.leaky.load(Ordering::Relaxed) && posture.is_some_and(|posture| !posture.writes()) {
+            return (503, String::new(), Vec::new());
+        }
+        self.desk.answer(self.name, head).unwrap_or_else(|| self.shelf.carry_out(self.name, head, body))
     }
 
     fn begin(&self, connection: u64, head: &str) -> usize {

@@ -6,7 +6,9 @@ use std::{convert::Infallible, io, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{
+    Request, Response, body::Incoming, header::HeaderName, server::conn::http2, service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, net::TcpStream};
@@ -76,8 +78,13 @@ async fn answer(
     let body = request.into_body().collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
     shared.note(seen, body.len(), true);
     let head = Head { method, target, text };
-    let (status, _, said) = shared.shelf.carry_out(shared.name, &head, body);
+    let (status, fields, said) = shared.carry_out(&head, body);
     let mut answer = Response::new(Full::new(said.into()));
+    for (name, value) in fields.lines().filter_map(|line| line.split_once(": ")) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value.parse()) {
+            answer.headers_mut().append(name, value);
+        }
+    }
     *answer.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
     Ok(answer)
 }

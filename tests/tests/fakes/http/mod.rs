@@ -5,6 +5,7 @@
 mod hold;
 mod loss;
 mod passing;
+mod proofs;
 
 use bascule_tests::http::{Client, Two};
 
