@@ -178,12 +178,12 @@ fn what_proves_a_service_is_one_that_could() {
     says(
         &refused("probe = \"none\"", "probe = \"dav/x\""),
         "pool.v4.http.webmail.probe: `dav/x` is not a path",
-        "or \"none\", if the service stores nothing by itself",
+        "write one that begins with a slash, or \"none\"",
     );
     says(
         &refused("u={user}&p={password}", "u={user}"),
         "pool.v4.http.webmail.session.form: nobody could log in with it",
-        "\"user={user}&password={password}\"",
+        "write the fields as a browser posts them",
     );
     says(
         &refused("cookie = \"SESSION\"", "cookie = \"SESSION=1\""),
@@ -193,6 +193,6 @@ fn what_proves_a_service_is_one_that_could() {
     says(
         &refused("page = \"/mail\"", "page = \"mail\""),
         "pool.v4.http.webmail.session.page: `mail` is not a path",
-        "begins with a slash",
+        "write one that begins with a slash",
     );
 }
