@@ -83,6 +83,9 @@ impl AsyncRead for Edge {
             self.conn.begun();
         }
         self.taken += taken;
+        if taken > 0 && self.conn.overflows(self.taken) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         read
     }
 }

@@ -6,6 +6,8 @@
 mod again;
 mod answer;
 mod conn;
+mod cookie;
+mod credentials;
 mod dial;
 mod edge;
 mod front;
@@ -14,7 +16,10 @@ mod hold;
 mod loss;
 mod peer;
 mod request;
+mod servers;
 mod shared;
+mod slots;
+mod two;
 
 use std::{
     future::{Future, poll_fn},
@@ -42,8 +47,8 @@ pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
     let proxy = conn.world().http.proxy(conn.world());
     if conn.two {
         let closing = conn.closing.subscribe();
-        let served = proxy.process_new(Box::new(edge), &closing);
-        watched(&conn, served).await;
+        let requests = Arc::new(two::Requests(proxy));
+        watched(&conn, requests.process_new(Box::new(edge), &closing)).await;
     } else {
         one_by_one(&conn, &proxy, edge).await;
     }
@@ -71,6 +76,7 @@ async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Edge) {
         let (stream, kept) = reused.consume();
         let Ok(back) = stream.into_any().downcast::<Edge>() else { return };
         (edge, settings) = (*back, kept);
+        conn.rest();
         ahead.after(edge.begin(), conn.length.swap(u64::MAX, Ordering::Relaxed));
     }
 }
