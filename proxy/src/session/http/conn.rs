@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bascule_protocols::http::framing::Refused;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 
@@ -29,8 +30,6 @@ use crate::{
     topology::{Epoch, PoolId},
 };
 
-/// A head may come with so much of what follows it; and as far beyond its limit it is still answered.
-const HEAD_AND_MORE: u64 = 64 * 1024;
 /// How long a client of HTTP/2 may take to go that was told to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -49,8 +48,6 @@ pub(super) struct Conn {
     pub(super) moved: Notify,
     /// True: no more requests on this connection.
     pub(super) closing: watch::Sender<bool>,
-    /// The bytes of the last request, for [`super::serve`]; `u64::MAX`: not known.
-    pub(super) length: AtomicU64,
     state: Mutex<State>,
     /// Whether the gate admitted what the topology has, when last looked at.
     flowed: AtomicBool,
@@ -132,7 +129,6 @@ impl Conn {
             two,
             moved: Notify::new(),
             closing: watch::Sender::new(false),
-            length: AtomicU64::new(0),
             state: Mutex::new(state),
             flowed: AtomicBool::new(true),
             seen: AtomicU64::new(u64::MAX),
@@ -221,22 +217,26 @@ impl Conn {
         }
     }
 
-    /// A request was answered and its connection kept: the next one has not begun.
-    pub(super) fn rest(&self) {
+    /// A request was answered and its connection kept. `begun`: of the next one something is there.
+    pub(super) fn rest(&self, begun: bool) {
         let mut state = self.state();
-        state.begun = None;
         state.last = Instant::now();
+        state.begun = begun.then_some(state.last);
         self.schedule(&state);
     }
 
-    /// Whether a head is still coming that is longer by far than it may be: pingora would keep a megabyte of it.
-    pub(super) fn overflows(&self, taken: u64) -> bool {
-        let most = self.limits().header_size as u64 + HEAD_AND_MORE;
-        let over = !self.two && taken > most && self.state().begun.is_some();
-        if over {
-            self.world().metrics.limits_hit.count("http_header_size");
+    /// Whether a request has not been answered yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state().open > 0
+    }
+
+    /// A request is refused for how it came.
+    pub(super) fn refuse(&self, why: Refused) {
+        let metrics = &self.world().metrics;
+        metrics.http_refused.count(why.name());
+        if why == Refused::TooLong {
+            metrics.limits_hit.count("http_header_size");
         }
-        over
     }
 
     // ---- orders and deadlines ---------------------------------------------------------------------------

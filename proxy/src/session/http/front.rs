@@ -3,10 +3,10 @@
 //!
 //! Rule: what a client says about where it comes from is never passed on.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::net::IpAddr;
 
 use bascule_protocols::http::framing;
-use pingora_error::Result;
+use pingora_error::{ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
@@ -104,7 +104,8 @@ pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
         (Err(_), name) if name.is_empty() => conn.world().config.server.hostname.clone(),
         (Ok(IpAddr::V4(_)) | Err(_), name) => name,
     };
-    let place = format!("https://{name}{}", target(head));
+    let asked = framing::without_authority(target(head)).unwrap_or_else(|| target(head).to_owned());
+    let place = format!("https://{name}{asked}");
     answer::say(session, 308, "Moved", &[("Location", place)]).await?;
     Ok(true)
 }
@@ -115,6 +116,15 @@ pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request
         upstream.headers.keys().filter(|name| is_origin(name.as_str())).map(ToString::to_string).collect();
     lies.iter().for_each(|name| drop(upstream.remove_header(name.as_str())));
     cookie::hide(upstream, &request.service)?;
+    // pingora has seen to it that Host says the same.
+    if let Some(path) = str::from_utf8(upstream.raw_path()).ok().and_then(framing::without_authority) {
+        upstream.set_uri(path.parse().or_err(ErrorType::InternalError, "a part of an address")?);
+    }
+    if upstream.headers.get_all("content-length").iter().count() > 1 {
+        // They are the same.
+        let length = length(upstream).unwrap_or(0);
+        upstream.insert_header("Content-Length", length.to_string())?;
+    }
     let conn = &request.conn;
     let Some(flight) = &request.flight else { return Ok(()) };
     let topology = conn.world().topology.load();
@@ -154,14 +164,19 @@ pub(super) fn dress(conn: &Conn, request: &Request, head: &mut ResponseHeader) -
     Ok(())
 }
 
-/// Says how long a request was on the wire, where that is known: for [`super::Ahead`].
-pub(super) fn measure(session: &Session, conn: &Conn) {
-    let Some(one) = session.as_ref().as_http1() else { return };
-    let chunked = session.req_header().headers.contains_key("transfer-encoding");
-    if !chunked && !one.was_upgraded() {
-        // What is left of the body is read before the next request.
-        let length = one.get_headers_raw_bytes().len() as u64 + length(session.req_header()).unwrap_or(0);
-        conn.length.store(length, Ordering::Relaxed);
+/// Fields about the leg to the server end here (RFC 9110 §7.6.1); pingora writes those about the client's.
+pub(super) fn undress(head: &mut ResponseHeader) {
+    const HOPS: [&str; 4] = ["keep-alive", "proxy-connection", "te", "trailer"];
+    if head.status == 101 {
+        return;
+    }
+    let named = head.headers.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    let named = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned());
+    let ends = ["connection", "upgrade", "transfer-encoding", "content-length"];
+    let hops: Vec<String> =
+        named.filter(|name| !ends.iter().any(|end| name.eq_ignore_ascii_case(end))).collect();
+    for name in HOPS.into_iter().chain(["connection", "upgrade"]).chain(hops.iter().map(String::as_str)) {
+        head.remove_header(name);
     }
 }
 

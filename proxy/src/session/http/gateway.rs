@@ -238,6 +238,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(request) = &ctx.request else { return Ok(()) };
+        front::undress(head);
         front::dress(&request.conn, request, head)?;
         if *request.conn.closing.borrow() {
             session.as_mut().set_keepalive(None);
@@ -260,15 +261,11 @@ impl ProxyHttp for Gateway {
         loss::end(ctx, session, error).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        let request = ctx.request.take();
-        if let Some(conn) = conn(session) {
-            front::measure(session, &conn);
-            if let (Some(request), None) = (&request, error) {
-                let world = request.conn.world();
-                world.metrics.http_requests.count("answered");
-                world.metrics.commands.inc();
-            }
+    async fn logging(&self, _session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        if let (Some(request), None) = (ctx.request.take(), error) {
+            let world = request.conn.world();
+            world.metrics.http_requests.count("answered");
+            world.metrics.commands.inc();
         }
     }
 
@@ -348,14 +345,14 @@ fn pass_on(request: &mut Request, session: &Session, end: bool, length: usize) -
     Err(give_up(request, None, "the gate shut before the last byte"))
 }
 
-/// pingora mends what it may: of HTTP/1 the head is looked at as it came.
+/// What HTTP/2 brings; HTTP/1 was looked at before pingora saw it.
 fn check(session: &Session) -> Result<(), framing::Refused> {
-    if let Some(one) = session.as_ref().as_http1() {
-        return framing::check_raw(&one.get_headers_raw_bytes());
+    if session.as_ref().as_http1().is_some() {
+        return Ok(());
     }
     let head = session.req_header();
     let fields = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     // What a URI cannot hold is looked at as it came.
     let raw = String::from_utf8_lossy(head.raw_path());
-    framing::check(Head { target: &raw, version: Version::Http2, fields })
+    framing::check(Head { target: &raw, version: Version::Http2, fields }).map(drop)
 }

@@ -2,12 +2,16 @@
 //!
 //! Rule: the policy decides; here it is carried out, and counted.
 
-use bascule_protocols::http::replay::{Next, Received, Sent};
+use bascule_protocols::http::{
+    framing::Refused,
+    replay::{Next, Received, Sent},
+};
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     answer,
+    edge::Edge,
     request::{Ctx, Request, received},
 };
 
@@ -95,6 +99,14 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
         _ if !begun && matches!(error.etype(), ErrorType::HTTPStatus(408)) => {
             (408, answer::say(session, 408, "The body took too long", &[]).await)
         }
+        // What pingora does not like about a head, although it is framed well.
+        _ if !begun && downstream && error.etype() == &ErrorType::InvalidHTTPHeader => {
+            (400, answer::say(session, 400, "field", &[]).await)
+        }
+        _ if !begun && refused(session).is_some() => {
+            let why = refused(session).map_or("", Refused::name);
+            (400, answer::say(session, 400, why, &[]).await)
+        }
         Some(Next::Busy | Next::Again(_)) => (503, answer::busy(session).await),
         Some(Next::Unknown) => (502, answer::unknown(session).await),
         Some(Next::Cut) => (0, Ok(())),
@@ -106,6 +118,11 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
         drain(session).await;
     }
     FailToProxy { error_code: code, can_reuse_downstream: false }
+}
+
+/// Why the rest of the request's body was not let by.
+fn refused(session: &Session) -> Option<Refused> {
+    session.as_ref().stream()?.as_any().downcast_ref::<Edge>()?.refused()
 }
 
 fn verdict(request: &mut Request, downstream: bool, begun: bool) -> Next {
