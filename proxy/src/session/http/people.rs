@@ -11,7 +11,7 @@ use std::{
 
 use pingora_http::RequestHeader;
 
-use super::peer::cookie;
+use super::cookie;
 use crate::config::Config;
 
 /// Who has asked nothing for so long is not there (webmail polls every minute or so).
@@ -46,7 +46,7 @@ impl People {
     /// A request for this service.
     pub(super) fn saw(&self, service: &str, head: &RequestHeader, now: Instant) {
         let Some(service) = self.services.get(service) else { return };
-        let Some(value) = cookie(head, &service.cookie) else { return };
+        let Some(value) = cookie::of(head, &service.cookie) else { return };
         let mut seen = service.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= MOST {
             seen.retain(|_, at| now.saturating_duration_since(*at) < LIVE);

@@ -15,11 +15,15 @@ use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 
-use super::{Proxy, gateway::Gateway, peer::Authorities, people::People};
+use super::{
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, people::People,
+    servers::Servers,
+};
 use crate::{
-    config::{Config, HttpLimits},
+    config::{Config, HttpBalance, HttpLimits},
     session::World,
 };
+use anyhow::Context as _;
 
 /// Backend connections that a thread keeps.
 const KEPT: usize = 512;
@@ -36,6 +40,8 @@ pub struct Shared {
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
     pub(super) people: People,
+    pub(super) servers: Servers,
+    pub(super) credentials: Credentials,
 }
 
 impl std::fmt::Debug for Shared {
@@ -53,6 +59,17 @@ impl Shared {
     /// How many sessions of people there are with a service whose cookie is configured.
     pub fn people(&self, service: &str) -> usize {
         self.people.count(service, Instant::now())
+    }
+
+    /// The same, with the key of cookies, where a service has some.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let mut shared = Self::new(config)?;
+        let mut services = config.pools.iter().flat_map(|pool| pool.http.values());
+        if services.any(|service| service.balance == HttpBalance::Own) {
+            let key = Key::of(&config.server.state_dir).context("the key of cookies")?;
+            shared.servers = Servers::with(Some(key));
+        }
+        Ok(shared)
     }
 
     /// This thread's.
@@ -102,7 +119,8 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
     h2.max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX));
     proxy.h2_options = Some(h2);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(limits.idle);
+    // Ours says GOAWAY first.
+    options.h2_idle_timeout = Some(limits.idle * 2);
     proxy.server_options = Some(options);
     proxy
 }
