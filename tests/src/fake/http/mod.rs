@@ -97,6 +97,7 @@ pub(super) struct Shared {
     pub(super) desk: Desk,
     platform: OnceLock<Arc<platform::Shared>>,
     leaky: AtomicBool,
+    forgets: AtomicBool,
     faults: Mutex<Vec<Fault>>,
     seen: Mutex<Vec<Seen>>,
     news: watch::Sender<()>,
@@ -126,6 +127,7 @@ impl Web {
             desk: Desk::default(),
             platform: OnceLock::new(),
             leaky: AtomicBool::new(false),
+            forgets: AtomicBool::new(false),
             faults: Mutex::default(),
             seen: Mutex::default(),
             news: watch::Sender::new(()),
@@ -146,6 +148,11 @@ impl Web {
     /// It writes and listens whatever its platform says.
     pub fn leak(&self) {
         self.shared.leaky.store(true, Ordering::Relaxed);
+    }
+
+    /// It no longer remembers what came: there will be much of it.
+    pub fn forget(&self) {
+        self.shared.forgets.store(true, Ordering::Relaxed);
     }
 
     /// Its platform stops.
@@ -267,6 +274,9 @@ impl Shared {
     }
 
     fn begin(&self, connection: u64, head: &str) -> usize {
+        if self.forgets.load(Ordering::Relaxed) {
+            return usize::MAX;
+        }
         let mut seen = lock(&self.seen);
         seen.push(Seen { connection, head: head.to_owned(), body: 0, whole: false });
         seen.len() - 1
@@ -274,7 +284,9 @@ impl Shared {
 
     fn note(&self, at: usize, body: usize, whole: bool) {
         let mut seen = lock(&self.seen);
-        (seen[at].body, seen[at].whole) = (body, whole);
+        if let Some(seen) = seen.get_mut(at) {
+            (seen.body, seen.whole) = (body, whole);
+        }
         self.news.send_replace(());
     }
 
