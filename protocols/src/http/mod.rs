@@ -1,10 +1,11 @@
 //! HTTP as far as it is policy: what may be said again, what is known about a request, what is refused, and when a client
 //! is to come back (semantics §3).
 //!
-//! Rule: nothing in here parses HTTP or moves bytes; the data plane does that, and asks.
+//! Rule: nothing in here changes or moves bytes; the data plane does that, and asks.
 
 pub mod busy;
 pub mod framing;
 pub mod known;
 pub mod method;
 pub mod replay;
+pub mod wire;

@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ServiceTls, defaults};
+use super::{HttpProof, ServiceTls, defaults};
 
 /// What a listener for HTTP decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct HttpService {
     pub dial_timeout: Duration,
     /// Longest time without a byte of an answer.
     pub silence: Duration,
+    /// How it is proved.
+    pub proof: HttpProof,
 }
 
 /// `version = "1.1" | "2"`
@@ -89,14 +91,16 @@ pub enum HttpAddress {
     None,
 }
 
-/// `balance = "address" | "identity" | "cookie:NAME" | "header:NAME"`
+/// `balance = "address" | "identity" | "cookie" | "cookie:NAME" | "header:NAME"`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpBalance {
     /// By the client's address.
     Address,
     /// By the name in the credentials, by the address where there are none.
     Identity,
-    /// By this cookie's value.
+    /// By a cookie of the proxy's own, signed, that is good for one epoch.
+    Own,
+    /// By the server that set this cookie.
     Cookie(String),
     /// By this field's value.
     Header(String),

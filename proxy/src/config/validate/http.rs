@@ -10,6 +10,7 @@ use serde_spanned::Spanned;
 use super::{
     pool::{host, service_tls},
     table::{Table, span},
+    web,
 };
 use crate::config::{
     ConfigError, Cutover, HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion,
@@ -194,6 +195,7 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
         balance: raw.balance.as_ref().map_or(Ok(HttpBalance::Address), |word| balance(table, word))?,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
         silence: table.time("silence", &raw.silence, defaults::HTTP_SILENCE)?,
+        proof: web::proof(table, raw)?,
     })
 }
 
@@ -209,7 +211,11 @@ fn balance(table: &Table<'_>, written: &Spanned<String>) -> Result<HttpBalance, 
             Err(table.refuse("balance", written.span(), what, "write \"cookie:NAME\" or \"header:NAME\""))
         }
         None => {
-            let words = [("address", HttpBalance::Address), ("identity", HttpBalance::Identity)];
+            let words = [
+                ("address", HttpBalance::Address),
+                ("identity", HttpBalance::Identity),
+                ("cookie", HttpBalance::Own),
+            ];
             let index = words.iter().enumerate().map(|(at, (word, _))| (*word, at)).collect::<Vec<_>>();
             let at = table.word("balance", written, &index, &["sticky", "random", "least", "round-robin"])?;
             Ok(words[at].1.clone())

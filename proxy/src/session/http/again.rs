@@ -5,8 +5,11 @@
 use bascule_protocols::http::replay::Check;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request as Asked, Response, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    Request as Asked, Response,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -14,11 +17,12 @@ use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    peer,
+    dial::connect,
+    front,
     request::{Request, target},
 };
 use crate::{
-    config::{HttpService, ServiceTls},
+    config::{HttpService, HttpVersion, ServiceTls},
     net::{secure::Secure, stream::Leg},
 };
 
@@ -84,31 +88,57 @@ fn same(sent: &[u8], found: &[u8]) -> bool {
             .all(|line| left.iter().position(|other| other == line).map(|at| left.swap_remove(at)).is_some())
 }
 
-/// Asks the pool that answered about the request's resource.
+/// Asks the server that answered about the request's resource.
 async fn look(request: &Request, asked: &RequestHeader, method: &str, body: Bytes) -> Option<(u16, Bytes)> {
     let flight = request.flight.as_ref()?;
     let topology = request.conn.world().topology.load();
     let service = topology.pool(flight.pool).http.get(&request.service)?;
-    let server = peer::server(service, request.conn.entry.handle.peer, asked);
+    let tcp = connect(&request.chosen.as_ref()?.server, request.from(service));
     let looking = async {
-        let leg = dial(service, server).await.ok()?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(leg)).await.ok()?;
-        let ask = async {
-            let answer = sender.send_request(question(asked, method, body)?).await.ok()?;
-            read(answer).await
-        };
-        tokio::select! {
-            answer = ask => answer,
-            _ = connection => None,
+        let leg = TokioIo::new(secure(service, tcp.await.ok()?).await.ok()?);
+        let asking = question(asked, method, body, service)?;
+        match service.version {
+            HttpVersion::One => {
+                let (mut sender, connection) = http1::handshake(leg).await.ok()?;
+                ask(sender.send_request(asking), connection).await
+            }
+            HttpVersion::Two => {
+                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), leg).await.ok()?;
+                ask(sender.send_request(asking), connection).await
+            }
         }
     };
     timeout(service.dial_timeout * 2, looking).await.ok()?
 }
 
-fn question(asked: &RequestHeader, method: &str, body: Bytes) -> Option<Asked<Full<Bytes>>> {
-    let host = asked.uri.authority().map(|authority| authority.as_str().to_owned());
-    let field = asked.headers.get("host").and_then(|value| value.to_str().ok().map(str::to_owned));
-    let mut question = Asked::builder().method(method).uri(target(asked)).header("Host", host.or(field)?);
+/// The answer, while its connection is driven.
+async fn ask(
+    answer: impl Future<Output = hyper::Result<Response<hyper::body::Incoming>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Option<(u16, Bytes)> {
+    let read = async { read(answer.await.ok()?).await };
+    let mut read = std::pin::pin!(read);
+    tokio::select! {
+        biased;
+        answer = &mut read => answer,
+        // What has come is still there.
+        _ = connection => read.await,
+    }
+}
+
+fn question(
+    asked: &RequestHeader,
+    method: &str,
+    body: Bytes,
+    service: &HttpService,
+) -> Option<Asked<Full<Bytes>>> {
+    let host = front::authority(asked);
+    let mut question = Asked::builder().method(method);
+    question = match (service.version, &service.tls) {
+        (HttpVersion::One, _) => question.uri(target(asked)).header("Host", host),
+        (HttpVersion::Two, ServiceTls::None) => question.uri(format!("http://{host}{}", target(asked))),
+        (HttpVersion::Two, _) => question.uri(format!("https://{host}{}", target(asked))),
+    };
     for name in ["authorization", "cookie", "user-agent"] {
         for value in asked.headers.get_all(name) {
             question = question.header(name, value);
@@ -126,16 +156,19 @@ async fn read(answer: Response<hyper::body::Incoming>) -> Option<(u16, Bytes)> {
     Some((status, body.to_bytes()))
 }
 
-async fn dial(service: &HttpService, server: &str) -> std::io::Result<Leg> {
-    let tcp = TcpStream::connect(server).await?;
-    match &service.tls {
-        ServiceTls::None => Ok(Leg::plain(tcp)),
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
-            let config = bascule_certs::client_config(verify.ca.as_deref()).map_err(std::io::Error::other)?;
-            let name = ServerName::try_from(verify.name.clone()).map_err(std::io::Error::other)?;
-            Ok(Leg::tls(Secure::connect(tcp, config, name).await?))
-        }
-    }
+async fn secure(service: &HttpService, tcp: TcpStream) -> std::io::Result<Leg> {
+    let verify = match &service.tls {
+        ServiceTls::None => return Ok(Leg::plain(tcp)),
+        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => verify,
+    };
+    let config = bascule_certs::client_config(verify.ca.as_deref()).map_err(std::io::Error::other)?;
+    let mut config = rustls::ClientConfig::clone(&config);
+    config.alpn_protocols = match service.version {
+        HttpVersion::One => vec![b"http/1.1".to_vec()],
+        HttpVersion::Two => vec![b"h2".to_vec()],
+    };
+    let name = ServerName::try_from(verify.name.clone()).map_err(std::io::Error::other)?;
+    Ok(Leg::tls(Secure::connect(tcp, config.into(), name).await?))
 }
 
 #[cfg(test)]

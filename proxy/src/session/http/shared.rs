@@ -2,9 +2,12 @@
 //!
 //! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use pingora_core::server::configuration::ServerConf;
@@ -12,11 +15,15 @@ use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 
-use super::{Proxy, gateway::Gateway, peer::Authorities};
+use super::{
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, people::People,
+    servers::Servers,
+};
 use crate::{
-    config::{Config, HttpLimits},
+    config::{Config, HttpBalance, HttpLimits},
     session::World,
 };
+use anyhow::Context as _;
 
 /// Backend connections that a thread keeps.
 const KEPT: usize = 512;
@@ -32,6 +39,9 @@ pub struct Shared {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
+    pub(super) people: People,
+    pub(super) servers: Servers,
+    pub(super) credentials: Credentials,
 }
 
 impl std::fmt::Debug for Shared {
@@ -43,7 +53,23 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, ..Self::default() })
+        Ok(Self { authorities: Authorities::new(config)?, people: People::new(config), ..Self::default() })
+    }
+
+    /// How many sessions of people there are with a service whose cookie is configured.
+    pub fn people(&self, service: &str) -> usize {
+        self.people.count(service, Instant::now())
+    }
+
+    /// The same, with the key of cookies, where a service has some.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let mut shared = Self::new(config)?;
+        let mut services = config.pools.iter().flat_map(|pool| pool.http.values());
+        if services.any(|service| service.balance == HttpBalance::Own) {
+            let key = Key::of(&config.server.state_dir).context("the key of cookies")?;
+            shared.servers = Servers::with(Some(key));
+        }
+        Ok(shared)
     }
 
     /// This thread's.
@@ -93,7 +119,8 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
     h2.max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX));
     proxy.h2_options = Some(h2);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(limits.idle);
+    // Ours says GOAWAY first.
+    options.h2_idle_timeout = Some(limits.idle * 2);
     proxy.server_options = Some(options);
     proxy
 }

@@ -44,7 +44,10 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
             Some(At::Stall(stall)) => stall.wait().await,
             _ => {}
         }
-        let (status, fields, said) = shared.shelf.carry_out(shared.name, &head, body);
+        let (status, fields, said) = match &fault {
+            Some(At::Say(status, fields)) => (*status, (*fields).to_owned(), shared.name.into()),
+            _ => shared.carry_out(&head, body),
+        };
         match &fault {
             Some(At::Done) => return Err(dropped()),
             Some(At::Withhold(stall)) => stall.wait().await,

@@ -2,9 +2,14 @@
 //!
 //! Rule: three witnesses: what the client was told, which requests the servers saw, and what stands on their shelf.
 
+mod front;
 mod hold;
+mod load;
 mod loss;
 mod passing;
+mod proofs;
+mod servers;
+mod smuggling;
 
 use bascule_tests::http::{Client, Two};
 
