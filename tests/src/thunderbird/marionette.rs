@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -45,10 +45,9 @@ impl Marionette {
         self.stream.write_all(format!("{}:{command}", command.len()).as_bytes()).await?;
         let mut answer = self.read().await?;
         ensure!(answer[1] == self.last, "{answer}");
-        match &answer[2] {
-            Value::Null => Ok(answer[3].take()),
-            error => bail!("{name}: {}: {}", error["error"], error["message"]),
-        }
+        let error = &answer[2];
+        ensure!(error.is_null(), "{name}: {}: {}", error["error"], error["message"]);
+        Ok(answer[3].take())
     }
 
     async fn read(&mut self) -> Result<Value> {
