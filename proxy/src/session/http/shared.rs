@@ -13,7 +13,8 @@ use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 
 use super::{
-    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, servers::Servers,
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, places::Places,
+    servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
@@ -36,6 +37,7 @@ pub struct Shared {
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
     pub(super) servers: Servers,
+    pub(super) places: Places,
     pub(super) credentials: Credentials,
 }
 
@@ -48,7 +50,7 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, ..Self::default() })
+        Ok(Self { authorities: Authorities::new(config)?, places: Places::new(config), ..Self::default() })
     }
 
     /// The same, with the key of cookies, where a service has some.
