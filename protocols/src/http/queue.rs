@@ -2,10 +2,7 @@
 //!
 //! Rule: nobody waits for ever behind others: a less urgent request begins later in the queue, and then time counts alike.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Duration};
 
 /// How urgent a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +54,8 @@ pub struct Queue {
 #[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
-    since: Instant,
+    /// After the queue's own beginning.
+    since: Duration,
     /// It has waited before, and is not turned away for want of room here.
     held: bool,
 }
@@ -68,9 +66,9 @@ impl Queue {
         Self { places, longest, taken: 0, next: 0, waiting: Default::default() }
     }
 
-    /// One more. The second is a request that waits no longer, since this one is more urgent. `held`: it comes out of a
+    /// One more, so long after the queue began. The second is a request that waits no longer, since this one is more urgent. `held`: it comes out of a
     /// hold, which has bounds of its own.
-    pub fn enter(&mut self, now: Instant, priority: Priority, held: bool) -> (Entry, Option<Ticket>) {
+    pub fn enter(&mut self, now: Duration, priority: Priority, held: bool) -> (Entry, Option<Ticket>) {
         if self.taken < self.places {
             self.taken += 1;
             return (Entry::Go, None);
@@ -140,7 +138,7 @@ impl Queue {
 mod tests {
     use super::{Priority::*, *};
 
-    fn wait(queue: &mut Queue, now: Instant, priority: Priority) -> Ticket {
+    fn wait(queue: &mut Queue, now: Duration, priority: Priority) -> Ticket {
         match queue.enter(now, priority, false) {
             (Entry::Wait(ticket), None) => ticket,
             other => panic!("{other:?}"),
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn so_many_are_served_and_so_many_wait() {
-        let (mut queue, now) = (Queue::new(2, 1), Instant::now());
+        let (mut queue, now) = (Queue::new(2, 1), Duration::ZERO);
         assert_eq!(queue.enter(now, Sync, false), (Entry::Go, None));
         assert_eq!(queue.enter(now, Sync, false), (Entry::Go, None));
         let waits = wait(&mut queue, now, Sync);
@@ -161,7 +159,7 @@ mod tests {
 
     #[test]
     fn who_is_more_urgent_goes_first_and_nobody_waits_for_ever() {
-        let (mut queue, now) = (Queue::new(1, 10), Instant::now());
+        let (mut queue, now) = (Queue::new(1, 10), Duration::ZERO);
         let at = |seconds| now + Duration::from_secs(seconds);
         queue.enter(now, Sync, false);
         let background = wait(&mut queue, now, Background);
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn where_there_is_no_room_the_less_urgent_gives_way() {
-        let (mut queue, now) = (Queue::new(1, 2), Instant::now());
+        let (mut queue, now) = (Queue::new(1, 2), Duration::ZERO);
         queue.enter(now, Sync, false);
         let first = wait(&mut queue, now, Background);
         let last = wait(&mut queue, now, Background);
@@ -190,7 +188,7 @@ mod tests {
 
     #[test]
     fn who_was_held_is_not_turned_away() {
-        let (mut queue, now) = (Queue::new(1, 1), Instant::now());
+        let (mut queue, now) = (Queue::new(1, 1), Duration::ZERO);
         queue.enter(now, Sync, false);
         let (Entry::Wait(held), None) = queue.enter(now, Background, true) else { panic!() };
         let waits = wait(&mut queue, now, Sync);

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bascule_protocols::http::queue::Priority;
 
-use super::{Rates, ServiceTls, defaults};
+use super::{HttpProof, Rates, ServiceTls, defaults};
 
 /// What a listener for HTTP decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub struct HttpService {
     pub dial_timeout: Duration,
     /// Longest time without a byte of an answer.
     pub silence: Duration,
+    /// How it is proved.
+    pub proof: HttpProof,
 }
 
 /// `version = "1.1" | "2"`

@@ -19,9 +19,11 @@ mod raw;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod web;
 
 pub use error::ConfigError;
 pub use http::{HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion, Route};
+pub use web::{HttpProof, HttpWrites, WebSession};
 
 /// One configuration file, checked as a whole.
 #[derive(Debug, Clone)]

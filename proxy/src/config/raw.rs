@@ -155,6 +155,17 @@ pub(super) struct HttpService {
     pub(super) queue: Maybe<usize>,
     pub(super) dial_timeout: Maybe<Time>,
     pub(super) silence: Maybe<Time>,
+    pub(super) probe: Maybe<String>,
+    pub(super) session: Maybe<WebSession>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebSession {
+    pub(super) login: Spanned<String>,
+    pub(super) form: Spanned<String>,
+    pub(super) cookie: Spanned<String>,
+    pub(super) page: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -46,6 +46,17 @@ fn every_key_of_http_arrives() {
     let named = (HttpBalance::Cookie("SESSION".into()), HttpBalance::Header("x-user".into()));
     assert_eq!(balances, [&named.0, &HttpBalance::Address, &HttpBalance::Identity, &named.1]);
 
+    let proof = |pool: usize, name: &str| service(pool, name).proof.clone();
+    let session = WebSession {
+        login: "/login".into(),
+        form: "u={user}&p={password}".into(),
+        cookie: "SESSION".into(),
+        page: "/mail".into(),
+    };
+    assert_eq!(proof(0, "webmail"), HttpProof { writes: HttpWrites::None, session: Some(session) });
+    assert_eq!(proof(1, "webmail"), HttpProof::default());
+    assert_eq!(proof(1, "dav").writes, HttpWrites::At("/dav/{user}/probe.ics".into()));
+
     let limits = HttpLimits {
         header: Duration::from_secs(5),
         header_size: 32 * 1024,
@@ -208,5 +219,29 @@ fn services_of_http_are_as_strict() {
         &refused("streams       = 50", "streams = 0"),
         "limits.http.streams: zero is not allowed",
         "leave it out for the default, 100",
+    );
+}
+
+#[test]
+fn what_proves_a_service_is_one_that_could() {
+    says(
+        &refused("probe = \"none\"", "probe = \"dav/x\""),
+        "pool.v4.http.webmail.probe: `dav/x` is not a path",
+        "write one that begins with a slash, or \"none\"",
+    );
+    says(
+        &refused("u={user}&p={password}", "u={user}"),
+        "pool.v4.http.webmail.session.form: nobody could log in with it",
+        "write the fields as a browser posts them",
+    );
+    says(
+        &refused("cookie = \"SESSION\"", "cookie = \"SESSION=1\""),
+        "pool.v4.http.webmail.session.cookie: `SESSION=1` is not a cookie's name",
+        "write its name alone",
+    );
+    says(
+        &refused("page = \"/mail\"", "page = \"mail\""),
+        "pool.v4.http.webmail.session.page: `mail` is not a path",
+        "write one that begins with a slash",
     );
 }

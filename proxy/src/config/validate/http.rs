@@ -12,6 +12,7 @@ use super::{
     mail::rates,
     pool::{host, service_tls},
     table::{Table, span},
+    web,
 };
 use crate::config::{
     ConfigError, Cutover, HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion,
@@ -219,6 +220,7 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
         queue,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
         silence: table.time("silence", &raw.silence, defaults::HTTP_SILENCE)?,
+        proof: web::proof(table, raw)?,
     })
 }
 

@@ -75,6 +75,7 @@ impl ProxyHttp for Gateway {
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
+        conn.world().http.people.saw(&route.service, session.req_header(), std::time::Instant::now());
         let has_body = !session.as_mut().is_body_empty();
         // Who takes nothing for so long is not there.
         session.as_mut().set_write_timeout(Some(conn.limits().idle));

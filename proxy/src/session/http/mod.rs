@@ -15,6 +15,7 @@ mod gateway;
 mod hold;
 mod loss;
 mod peer;
+mod people;
 mod places;
 mod request;
 mod servers;

@@ -25,6 +25,7 @@ pub(super) struct Places(BTreeMap<(PoolId, String), Arc<Service>>);
 #[derive(Debug)]
 pub(super) struct Service {
     pool: PoolId,
+    began: Instant,
     state: Mutex<State>,
 }
 
@@ -80,12 +81,12 @@ impl Places {
 impl Service {
     fn new(pool: PoolId, service: &HttpService) -> Option<Self> {
         let queue = Queue::new(service.concurrency?, service.queue);
-        Some(Self { pool, state: Mutex::new(State { queue, told: HashMap::new() }) })
+        Some(Self { pool, began: Instant::now(), state: Mutex::new(State { queue, told: HashMap::new() }) })
     }
 
     pub(super) fn enter(self: &Arc<Self>, priority: Priority, held: bool) -> Came {
         let mut state = self.state();
-        let (entry, gives_way) = state.queue.enter(Instant::now(), priority, held);
+        let (entry, gives_way) = state.queue.enter(self.began.elapsed(), priority, held);
         if let Some(other) = gives_way.and_then(|ticket| state.told.remove(&ticket)) {
             let _ = other.send(false);
         }
@@ -152,7 +153,7 @@ mod tests {
 
     fn service(places: usize, longest: usize) -> Arc<Service> {
         let state = State { queue: Queue::new(places, longest), told: HashMap::new() };
-        Arc::new(Service { pool: PoolId(0), state: Mutex::new(state) })
+        Arc::new(Service { pool: PoolId(0), began: Instant::now(), state: Mutex::new(state) })
     }
 
     fn wait(service: &Arc<Service>, priority: Priority, held: bool) -> Waiting {

@@ -189,6 +189,7 @@ mod tests {
             queue: 0,
             dial_timeout: defaults::DIAL_TIMEOUT,
             silence: defaults::HTTP_SILENCE,
+            proof: crate::config::HttpProof::default(),
         }
     }
 

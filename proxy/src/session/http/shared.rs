@@ -2,9 +2,12 @@
 //!
 //! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use pingora_core::server::configuration::ServerConf;
@@ -13,8 +16,8 @@ use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 
 use super::{
-    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, places::Places,
-    servers::Servers,
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, people::People,
+    places::Places, servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
@@ -36,6 +39,7 @@ pub struct Shared {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
+    pub(super) people: People,
     pub(super) servers: Servers,
     pub(super) places: Places,
     pub(super) credentials: Credentials,
@@ -50,7 +54,17 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, places: Places::new(config), ..Self::default() })
+        Ok(Self {
+            authorities: Authorities::new(config)?,
+            people: People::new(config),
+            places: Places::new(config),
+            ..Self::default()
+        })
+    }
+
+    /// How many sessions of people there are with a service whose cookie is configured.
+    pub fn people(&self, service: &str) -> usize {
+        self.people.count(service, Instant::now())
     }
 
     /// The same, with the key of cookies, where a service has some.

@@ -96,7 +96,7 @@ async fn answer(
     }
     shared.note(seen, body.len(), true);
     let head = Head { method, target, text };
-    let (status, fields, said) = shared.shelf.carry_out(shared.name, &head, body);
+    let (status, fields, said) = shared.carry_out(&head, body);
     if let Some(At::Done) = fault {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
         return Ok(());

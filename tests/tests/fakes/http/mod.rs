@@ -5,8 +5,10 @@
 mod front;
 mod hold;
 mod limits;
+mod load;
 mod loss;
 mod passing;
+mod proofs;
 mod servers;
 mod smuggling;
 
