@@ -31,6 +31,13 @@ pub fn is_ping(target: &str) -> bool {
     here && query.split('&').any(|pair| pair.eq_ignore_ascii_case("Cmd=Ping"))
 }
 
+/// Whether a program asks that keeps a copy of a mailbox or a calendar: a phone, a desktop client.
+pub fn is_sync(method: &str, target: &str) -> bool {
+    const METHODS: [&str; 4] = ["PROPFIND", "REPORT", "PROPPATCH", "SEARCH"];
+    METHODS.contains(&method)
+        || path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync")
+}
+
 fn is_json(content_type: &str) -> bool {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
     kind.eq_ignore_ascii_case("application/json")
@@ -73,6 +80,12 @@ mod tests {
         // Of two members of one name servers take the first or the last.
         let twice = r#"{"using":[],"methodCalls":[],"methodCalls":[["Email/set",{},"0"]]}"#;
         assert!(!post("application/json", twice));
+    }
+
+    #[test]
+    fn programs_that_keep_a_copy_are_known() {
+        assert!(is_sync("REPORT", "/dav/anna/") && is_sync("POST", "/Microsoft-Server-ActiveSync?Cmd=Sync"));
+        assert!(!is_sync("GET", "/dav/anna/") && !is_sync("POST", "/webmail/?_action=send"));
     }
 
     #[test]

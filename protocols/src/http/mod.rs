@@ -7,5 +7,6 @@ pub mod busy;
 pub mod framing;
 pub mod known;
 pub mod method;
+pub mod queue;
 pub mod replay;
 pub mod wire;

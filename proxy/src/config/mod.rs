@@ -120,6 +120,10 @@ pub struct Rates {
     pub address_messages: Option<NonZeroU32>,
     /// Messages of whoever is logged in.
     pub identity_messages: Option<NonZeroU32>,
+    /// Requests of HTTP of an address.
+    pub address_requests: Option<NonZeroU32>,
+    /// Those of whoever sent credentials that a pool took.
+    pub identity_requests: Option<NonZeroU32>,
     /// Addresses that are not counted.
     pub exempt: Vec<Network>,
 }

@@ -74,6 +74,7 @@ pub(super) struct Route {
     pub(super) host: Maybe<String>,
     pub(super) path: Spanned<String>,
     pub(super) service: Spanned<String>,
+    pub(super) priority: Maybe<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +83,8 @@ pub(super) struct Rates {
     pub(super) address_connections: Maybe<u32>,
     pub(super) address_messages: Maybe<u32>,
     pub(super) identity_messages: Maybe<u32>,
+    pub(super) address_requests: Maybe<u32>,
+    pub(super) identity_requests: Maybe<u32>,
     pub(super) exempt: Maybe<Vec<Spanned<String>>>,
 }
 
@@ -148,6 +151,8 @@ pub(super) struct HttpService {
     pub(super) version: Maybe<String>,
     pub(super) client_address: Maybe<String>,
     pub(super) balance: Maybe<String>,
+    pub(super) concurrency: Maybe<usize>,
+    pub(super) queue: Maybe<usize>,
     pub(super) dial_timeout: Maybe<Time>,
     pub(super) silence: Maybe<Time>,
     pub(super) probe: Maybe<String>,

@@ -187,6 +187,11 @@ impl Plan {
         Self { service, ..self }
     }
 
+    /// Lines of the listeners for HTTP.
+    pub(super) fn listener(self, lines: &'static str) -> Self {
+        Self { web: self.web.map(|(_, spoken)| (lines, spoken)), ..self }
+    }
+
     /// Two web servers in each pool.
     pub(super) fn twins(self, twins: Twins) -> Self {
         Self { twins: Some(twins), ..self }

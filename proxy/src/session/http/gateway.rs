@@ -63,22 +63,27 @@ impl ProxyHttp for Gateway {
             answer::refuse_framing(session, &conn, refused).await?;
             return Ok(true);
         }
-        if front::too_large(session, &conn).await? || front::here(session, &conn).await? {
+        let whole = front::too_large(session, &conn).await? || front::too_many(session, &conn).await?;
+        if whole || front::here(session, &conn).await? {
             return Ok(true);
         }
         let head = session.req_header();
         let path = framing::path_of(super::request::target(head));
         let listener = &conn.door.listener.http;
-        let Some(service) = listener.service(&front::host(head), path).map(str::to_owned) else {
+        let Some(route) = listener.route(&front::host(head), path) else {
             conn.world().metrics.http_requests.count("misdirected");
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
-        conn.world().http.people.saw(&service, session.req_header(), std::time::Instant::now());
+        conn.world().http.people.saw(&route.service, session.req_header(), std::time::Instant::now());
         let has_body = !session.as_mut().is_body_empty();
         // Who takes nothing for so long is not there.
         session.as_mut().set_write_timeout(Some(conn.limits().idle));
-        ctx.request = Some(Request::new(conn, session.req_header(), service, has_body));
+        let request = Request::new(conn.clone(), session.req_header(), route, has_body);
+        if front::too_many_of_one(session, &request).await? {
+            return Ok(true);
+        }
+        ctx.request = Some(request);
         Ok(false)
     }
 

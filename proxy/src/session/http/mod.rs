@@ -16,6 +16,7 @@ mod hold;
 mod loss;
 mod peer;
 mod people;
+mod places;
 mod request;
 mod servers;
 mod shared;

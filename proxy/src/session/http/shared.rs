@@ -17,7 +17,7 @@ use thread_local::ThreadLocal;
 
 use super::{
     Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, people::People,
-    servers::Servers,
+    places::Places, servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
@@ -41,6 +41,7 @@ pub struct Shared {
     pub(super) authorities: Authorities,
     pub(super) people: People,
     pub(super) servers: Servers,
+    pub(super) places: Places,
     pub(super) credentials: Credentials,
 }
 
@@ -53,7 +54,12 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, people: People::new(config), ..Self::default() })
+        Ok(Self {
+            authorities: Authorities::new(config)?,
+            people: People::new(config),
+            places: Places::new(config),
+            ..Self::default()
+        })
     }
 
     /// How many sessions of people there are with a service whose cookie is configured.

@@ -4,6 +4,7 @@
 
 mod front;
 mod hold;
+mod limits;
 mod load;
 mod loss;
 mod passing;
