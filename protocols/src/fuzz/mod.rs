@@ -6,6 +6,7 @@
 mod byhand;
 mod client;
 mod fragment;
+mod http;
 pub(crate) mod input;
 mod login;
 mod reconcile;
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session", run: session::run, words: &[] },
     Target { name: "streams", run: session::streams::run, words: session::streams::WORDS },
     Target { name: "smtp", run: smtp::run, words: &[] },
+    Target { name: "http", run: http::run, words: http::WORDS },
 ];
 
 /// The target of this name.

@@ -55,7 +55,7 @@ macro_rules! targets {
     };
 }
 
-targets! { fragment client server response uidset view reconcile login restore session streams smtp }
+targets! { fragment client server response uidset view reconcile login restore session streams smtp http }
 
 /// Files of a folder of `testdata`, with their names.
 fn files(folder: &str) -> Vec<(String, Vec<u8>)> {

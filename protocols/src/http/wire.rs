@@ -81,6 +81,11 @@ impl Wire {
         matches!(&self.at, At::Head(begun) if !begun.is_empty())
     }
 
+    /// Whether what has passed ends in the middle of a request.
+    pub fn is_within_request(&self) -> bool {
+        !matches!(&self.at, At::Head(begun) if begun.is_empty())
+    }
+
     /// Why nothing passes any more.
     pub fn refused(&self) -> Option<Refused> {
         if let At::Refused(why) = self.at { Some(why) } else { None }

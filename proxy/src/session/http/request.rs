@@ -174,6 +174,7 @@ impl Request {
         if !gate && self.sent == Sent::All && matches!(next, Next::Again(_)) {
             self.losses += 1;
             if self.losses >= LOSSES {
+                self.conn.world().metrics.http_again.count("poisoned");
                 return Next::Busy;
             }
         }

@@ -9,7 +9,7 @@ use bascule_tests::{
 };
 
 use super::{
-    super::rig::{Rig, Twins},
+    super::rig::{Plan, Rig, Spoken, Twins},
     USERS, plan,
 };
 
@@ -148,6 +148,46 @@ async fn an_idle_connection_is_told_before_it_ends() {
     let mut one = rig.browser().await;
     assert_eq!(one.ask("GET", "/", b"").await.unwrap().status, 200);
     assert!(one.ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_holds_no_server() {
+    let rig = plan().limits("http.idle = \"1s\"\n").start(USERS).await;
+    // More than the systems on the way keep.
+    let large = vec![7; 30 << 20];
+    assert_eq!(rig.browser().await.ask("PUT", "/dav/large", &large).await.unwrap().status, 201);
+    let mut frames = rig.frames().await;
+    let head = [(&b":method"[..], &b"GET"[..]), (b":scheme", b"https"), AUTHORITY, (b":path", b"/dav/large")];
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = rig.browser().await;
+        client.write(Client::head("GET", "/dav/large", "", 0)).await.unwrap();
+        clients.push(client);
+    }
+    let stream = frames.head(&head, true).await.unwrap();
+    assert_eq!(frames.next().await, Frame::Answer(stream));
+    // Its window is full, and nothing is ever taken out of it.
+    assert_eq!(frames.next().await, Frame::Reset(stream));
+    rig.metric("bascule_http_requests_total{outcome=\"gone\"}", |gone| gone >= 3.0).await;
+    for mut client in clients {
+        assert!(client.answer().await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_are_told_in_a_header_of_a_connection_know_one_client_by_it() {
+    let rig = Plan::replicated().web("", Spoken::Proxied).start(USERS).await;
+    let (mut one, mut other) = (rig.browser().await, rig.browser().await);
+    for _ in 0..2 {
+        one.ask("GET", "/one", b"").await.unwrap();
+        other.ask("GET", "/other", b"").await.unwrap();
+    }
+    let seen = rig.web()[0].seen();
+    let of = |path: &str| -> std::collections::BTreeSet<u64> {
+        seen.iter().filter(|one| one.head.contains(path)).map(|one| one.connection).collect()
+    };
+    assert_eq!((of("/one").len(), of("/other").len()), (1, 1), "kept: {seen:?}");
+    assert!(of("/one").is_disjoint(&of("/other")), "shared with nobody: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,10 @@ use bascule_tests::{
     http::{Answer, Client},
 };
 
-use super::{super::rig::Rig, USERS, plan};
+use super::{
+    super::rig::{Plan, Rig, Spoken},
+    USERS, plan,
+};
 
 /// The status that a request comes to when its server breaks once in this way.
 async fn status(rig: &Rig, method: &str, target: &'static str, fields: &str, body: &[u8], at: At) -> u16 {
@@ -71,6 +74,22 @@ async fn what_comes_to_the_same_is_said_again() {
     assert_eq!(rig.browser().await.ask("DELETE", "/dav/event", b"").await.unwrap().status, 404);
     assert_eq!(status(&rig, "MKCOL", "/dav/folder", "", b"", At::Done).await, 201);
     assert_eq!(rig.browser().await.ask("MKCOL", "/dav/folder", b"").await.unwrap().status, 405);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_are_asked_what_they_did_in_their_own_language() {
+    for spoken in [Spoken::Two, Spoken::Proxied, Spoken::Tls] {
+        let rig = Plan::replicated().web("", spoken).start(USERS).await;
+        let new = "If-None-Match: *\r\n";
+        assert_eq!(
+            status(&rig, "PUT", "/dav/event", new, b"BEGIN:VEVENT", At::Done).await,
+            204,
+            "{spoken:?}"
+        );
+        assert_eq!(rig.shelf.puts("/dav/event"), 1);
+        assert_eq!(status(&rig, "PUT", "/dav/event", new, b"other", At::Done).await, 412, "{spoken:?}");
+        assert_eq!(status(&rig, "MKCOL", "/dav/folder", "", b"", At::Done).await, 201, "{spoken:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,2 @@
+#![no_main]
+bascule_protocols_fuzz::target!("http");
