@@ -9,7 +9,7 @@ mod two;
 pub use self::{
     frames::{Frame, Frames},
     one::Client,
-    two::Two,
+    two::{Two, Upload, Uploads},
 };
 
 /// One answer.

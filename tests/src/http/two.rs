@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Answer;
 use crate::client::Security;
@@ -22,13 +22,7 @@ pub struct Two(http2::SendRequest<Full<Bytes>>);
 impl Two {
     /// Connects; HTTP/2 must be agreed on.
     pub async fn connect(to: SocketAddr, security: Security) -> Result<Self> {
-        let Security::Tls(config, name) = security else { anyhow::bail!("HTTP/2 is spoken over TLS here") };
-        let mut config = rustls::ClientConfig::clone(&config);
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tcp = TcpStream::connect(to).await?;
-        tcp.set_nodelay(true)?;
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-        ensure!(tls.get_ref().1.alpn_protocol() == Some(b"h2"), "no HTTP/2");
+        let tls = secure(to, security).await?;
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
         tokio::spawn(connection);
         Ok(Self(sender))
@@ -48,5 +42,64 @@ impl Two {
         let fields = answer.headers().iter().map(field).collect();
         let body = answer.into_body().collect().await?.to_bytes().to_vec();
         Ok(Answer { status, fields, body })
+    }
+}
+
+async fn secure(to: SocketAddr, security: Security) -> Result<TlsStream<TcpStream>> {
+    let Security::Tls(config, name) = security else { anyhow::bail!("HTTP/2 is spoken over TLS here") };
+    let mut config = rustls::ClientConfig::clone(&config);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(to).await?;
+    tcp.set_nodelay(true)?;
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+    ensure!(tls.get_ref().1.alpn_protocol() == Some(b"h2"), "no HTTP/2");
+    Ok(tls)
+}
+
+/// One connection whose requests are sent in pieces.
+#[derive(Debug, Clone)]
+pub struct Uploads(h2::client::SendRequest<Bytes>);
+
+/// A request whose body is not whole.
+#[derive(Debug)]
+pub struct Upload {
+    body: h2::SendStream<Bytes>,
+    answer: h2::client::ResponseFuture,
+}
+
+impl Uploads {
+    /// Connects.
+    pub async fn connect(to: SocketAddr, security: Security) -> Result<Self> {
+        let (sender, connection) = h2::client::handshake(secure(to, security).await?).await?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// The head of a request with so many bytes of body.
+    pub async fn begin(&self, method: &str, target: &str, length: usize) -> Result<Upload> {
+        let uri = format!("https://mail.bascule.test{target}");
+        let request = Request::builder().method(method).uri(uri).header("content-length", length).body(())?;
+        let (answer, body) = self.0.clone().ready().await?.send_request(request, false)?;
+        Ok(Upload { body, answer })
+    }
+}
+
+impl Upload {
+    /// A piece of the body; it leaves as the server's windows allow.
+    pub fn send(&mut self, piece: Vec<u8>, end: bool) -> Result<()> {
+        Ok(self.body.send_data(piece.into(), end)?)
+    }
+
+    /// The status of the answer, and its body.
+    pub async fn answer(self) -> Result<(u16, Vec<u8>)> {
+        let answer = self.answer.await?;
+        let (status, mut body) = (answer.status().as_u16(), answer.into_body());
+        let mut whole = Vec::new();
+        while let Some(piece) = body.data().await {
+            let piece = piece?;
+            body.flow_control().release_capacity(piece.len())?;
+            whole.extend(piece);
+        }
+        Ok((status, whole))
     }
 }

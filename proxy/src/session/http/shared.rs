@@ -25,6 +25,10 @@ use crate::{
 };
 use anyhow::Context as _;
 
+/// Of one stream of HTTP/2, in which a body waits unread (RFC 9113 §6.5.2, the initial value).
+const WINDOW: u32 = 65_535;
+/// RFC 9113 §6.9.1
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// Backend connections that a thread keeps.
 const KEPT: usize = 512;
 /// What pingora reads for authorities of its own: every peer brings its own, and it panics over the system's.
@@ -122,6 +126,9 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
     let limits = &config.limits.http;
     let mut h2 = default_h2_options();
     h2.max_concurrent_streams(limits.streams);
+    // A body that waits at the gate is not read. It must not take the window of an upload beside it, which the drain
+    // waits for; the windows of all streams fit into the connection's.
+    h2.initial_connection_window_size(limits.streams.saturating_mul(WINDOW).min(LARGEST_WINDOW));
     h2.max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX));
     proxy.h2_options = Some(h2);
     let mut options = HttpServerOptions::default();

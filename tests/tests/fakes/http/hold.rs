@@ -12,7 +12,7 @@ use std::{
 
 use bascule_tests::{
     fake::{Stall, http::At},
-    http::Client,
+    http::{Client, Uploads},
     ledger::Fate,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -264,4 +264,25 @@ async fn nothing_is_lost_doubled_or_refused_while_everything_moves_to_and_fro() 
     let verdict = rig.ledger.judge(rig.shelf.effects().into_iter().map(|effect| effect.body));
     assert!(verdict.clean() && verdict.unknown == 0, "{verdict:?}");
     assert!(rig.shelf.effects().iter().any(|effect| effect.server == "new"));
+}
+
+#[tokio::test]
+async fn an_upload_that_drains_is_not_kept_from_it_by_what_waits_on_its_connection() {
+    let rig = plan().start(USERS).await;
+    let connection = Uploads::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+    let mut begun = connection.begin("POST", "/effect/begun", 200_000).await.unwrap();
+    begun.send(vec![b'x'; 100_000], false).unwrap();
+    rig.web()[0].seen_of("/effect/begun", |seen| seen.body >= 100_000).await;
+    let cutover = rig.begin("new");
+    rig.state("holding").await;
+    // More of it than one window of a connection has room for, and nobody reads it.
+    let mut waits = connection.begin("POST", "/effect/waits", 150_000).await.unwrap();
+    waits.send(vec![b'y'; 150_000], true).unwrap();
+    rig.held(1).await;
+    begun.send(vec![b'x'; 100_000], true).unwrap();
+    assert_eq!(begun.answer().await.unwrap(), (201, b"old".to_vec()));
+    through(cutover.end().await);
+    assert_eq!(waits.answer().await.unwrap(), (201, b"new".to_vec()));
+    let sizes: Vec<usize> = rig.shelf.effects().iter().map(|effect| effect.body.len()).collect();
+    assert_eq!(sizes, [200_000, 150_000]);
 }
