@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use crate::{
-    client::client_config,
+    client::{authorities, client_config},
     error::CertError,
     store::{Source, Store, server_config},
 };

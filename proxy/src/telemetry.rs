@@ -135,7 +135,7 @@ pub mod labels {
     /// Why a session became a byte pipe.
     pub const PIPES: &[&str] = &["configured", "desync"];
     /// What became of messages; `ambiguous_*`: the backend was lost between the final dot and its reply;
-    /// `held`: the last byte waited for the gate.
+    /// `held`: the last byte waited for the gate; `relayed`: the server took it, `refused`: it did not.
     pub const MESSAGES: &[&str] = &[
         "ambiguous_replay",
         "ambiguous_tempfail",
@@ -143,6 +143,7 @@ pub mod labels {
         "held",
         "not_kept",
         "poisoned",
+        "refused",
         "relayed",
     ];
     /// What became of requests of HTTP; `unknown`: nobody knows whether it was carried out (502).

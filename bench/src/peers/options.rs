@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// A build of bascule, PATH or NAME=PATH; repeatable, to compare builds [default: the one built with this]
     #[arg(long, value_name = "[NAME=]PATH")]
     bascule: Vec<String>,
+    /// A line of bascule's `[limits]`, such as `upload_memory = "2MiB"`; repeatable
+    #[arg(long, value_name = "LINE")]
+    limit: Vec<String>,
     /// Rounds of each measurement; sessions in IDLE have at most three [default: 5, quick 2]
     #[arg(long)]
     rounds: Option<usize>,
@@ -88,6 +91,8 @@ pub(crate) struct Plan {
     pub(crate) legs: Vec<Leg>,
     #[serde(skip)]
     pub(crate) contenders: Vec<Contender>,
+    /// Further lines of bascule's `[limits]`.
+    pub(crate) limits: Vec<String>,
     pub(crate) rounds: usize,
     /// Rounds of what needs fresh processes and many sessions.
     pub(crate) idle_rounds: usize,
@@ -117,6 +122,7 @@ impl Args {
             topics: if self.only.is_empty() { Topic::value_variants().to_vec() } else { self.only.clone() },
             legs: if self.legs.is_empty() { legs.to_vec() } else { self.legs.clone() },
             contenders: self.contenders()?,
+            limits: self.limit.clone(),
             rounds,
             idle_rounds: if self.quick { 1 } else { rounds.min(3) },
             seconds: self.seconds.unwrap_or(if self.quick { 0.7 } else { 3.0 }),
@@ -138,12 +144,17 @@ impl Args {
         if wanted(Product::Bascule) {
             for text in &self.bascule {
                 let (name, path) = text.split_once('=').unwrap_or(("bascule", text));
-                all.push(Contender { name: name.to_owned(), kind: Kind::Bascule(path.into()) });
+                all.push(Contender {
+                    name: name.to_owned(),
+                    kind: Kind::Bascule(path.into()),
+                    limits: self.limit.join("\n"),
+                });
             }
             if self.bascule.is_empty() {
                 all.push(Contender {
                     name: "bascule".to_owned(),
                     kind: Kind::Bascule(beside_us("bascule")?),
+                    limits: self.limit.join("\n"),
                 });
             }
         }
@@ -151,7 +162,7 @@ impl Args {
             [(Product::Haproxy, "haproxy", Kind::Haproxy), (Product::Nginx, "nginx", Kind::Nginx)]
         {
             if wanted(product) {
-                all.push(Contender { name: name.to_owned(), kind });
+                all.push(Contender { name: name.to_owned(), kind, limits: String::new() });
             }
         }
         Ok(all)

@@ -14,6 +14,8 @@ const GENTLE: Duration = Duration::from_millis(20);
 /// Orders every session to end, spread over `within`, and waits for them. Returns how many are left.
 pub(super) async fn say(registry: &Registry, within: Duration) -> usize {
     let end = Instant::now() + within;
+    // Those that were accepted just before and are not among the sessions yet.
+    registry.birth(Order::End);
     let sessions = registry.all();
     // The last tenth is for the last ones to say it.
     let pace = (within * 9 / 10 / u32::try_from(sessions.len().max(1)).unwrap_or(u32::MAX)).min(GENTLE);
@@ -49,6 +51,16 @@ mod tests {
         let registry = Arc::new(Registry::default());
         (0..20).for_each(|_| session(&registry, true));
         assert_eq!(say(&registry, Duration::from_secs(30)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_still_beginning_is_told_too() {
+        let registry = Arc::new(Registry::default());
+        session(&registry, true);
+        let late = registry.clone();
+        let (left, ()) =
+            tokio::join!(say(&registry, Duration::from_secs(30)), async { session(&late, true) });
+        assert_eq!(left, 0);
     }
 
     #[tokio::test]

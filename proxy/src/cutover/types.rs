@@ -225,8 +225,8 @@ pub struct Report {
     pub kept: u64,
     /// Of these, on the new pool; mail between two messages is on none, and its next one goes there.
     pub moved: u64,
-    /// What became of messages between its start and its end, by outcome: `relayed`, `held` at their last byte,
-    /// `ambiguous_…`, …
+    /// What became of messages between its start and its end, by outcome: `relayed`, `refused`, `held` at their last
+    /// byte, `ambiguous_…`, …
     #[serde(default)]
     pub messages: BTreeMap<String, u64>,
     /// Sessions that were given up, by reason.

@@ -16,7 +16,10 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::{config::Protocol, gate::Word};
+use crate::{
+    config::Protocol,
+    gate::{Standing, Word},
+};
 
 /// Sessions that changed, for the one who waits for them.
 #[derive(Debug, Default)]
@@ -190,6 +193,23 @@ impl Handle {
         self.late.load(Ordering::Relaxed)
     }
 
+    /// What has become of commands and connections: `now`, after `before`. `flows`: nobody watches.
+    pub fn stand(&self, before: &mut Standing, now: Standing, flows: bool) {
+        if now == *before {
+            return;
+        }
+        let begins = now.waits && !before.waits;
+        *before = now;
+        if begins {
+            self.word.wait(now);
+        } else {
+            self.word.set(now);
+        }
+        if !flows {
+            self.word_changed();
+        }
+    }
+
     /// Tells whoever watches that the word changed.
     pub fn word_changed(&self) {
         self.news.tell(self.id);
@@ -234,6 +254,8 @@ impl Registry {
     /// Enters a new session.
     pub fn enter(self: &Arc<Self>, peer: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Entry {
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        // Whoever changes the order of birth and then looks at every session finds this one, or it is born with it.
+        let mut shard = lock(self.shard(id));
         let handle = Arc::new(Handle {
             id,
             peer,
@@ -249,7 +271,8 @@ impl Registry {
             info: Mutex::default(),
             news: self.news.clone(),
         });
-        lock(self.shard(id)).insert(id, handle.clone());
+        shard.insert(id, handle.clone());
+        drop(shard);
         Entry { handle, registry: self.clone() }
     }
 

@@ -69,3 +69,33 @@ async fn a_server_that_does_not_believe_us_is_not_used() {
     post.ledger.record(&id, &[ALICE], &sent);
     post.holds(&post.pair.old, &["alice"], 1).await;
 }
+
+#[tokio::test]
+async fn scenario_96_postfix_carries_a_messages_name_to_the_delivery_and_a_second_copy_is_dropped() {
+    let post = Post::with(Sender::Postfix, |setup| {
+        for service in setup.pools.iter_mut().flat_map(|pool| &mut pool.mail) {
+            if service.protocol == "smtp" {
+                service.lines = service.lines.replace("xclient", "xforward");
+            }
+        }
+    })
+    .await;
+    let (id, message) = post.ledger.mail(5000, &[ALICE]);
+    let sent = client(&post).await.send(FROM, &[ALICE], &message).await.unwrap();
+    post.ledger.record(&id, &[ALICE], &sent);
+    post.delivered().await;
+    let log = post.postfixes[0].log();
+    // As Postfix was told by XFORWARD, which it says to the next hop in its turn.
+    let (_, after) = log.split_once("orig_queue_id=").expect(&log);
+    let name = after.split([',', '\n']).next().unwrap();
+    assert!(name.starts_with("bascule-") && log.contains("orig_client="), "{log}");
+    // Another way, another Received: as the queue of a server that came back would bring it.
+    let mut again = Client::ready(post.proxy.lmtp(), Security::Plain, Dialect::Lmtp).await.unwrap();
+    again.command(&format!("XFORWARD IDENT={name}")).await.unwrap().ok().unwrap();
+    let copy = [b"Received: by elsewhere\r\n", &message[..]].concat();
+    let ends = again.send(FROM, &[ALICE], &copy).await.unwrap().ends;
+    assert!(ends[0].text().starts_with("2.1.5 Delivered before"), "{ends:?}");
+    post.holds(&post.pair.old, &["alice"], 1).await;
+    let dropped = "bascule_messages_total{outcome=\"delivered_before\"}";
+    assert_eq!(post.proxy.metric(dropped).await.unwrap(), 1.0);
+}

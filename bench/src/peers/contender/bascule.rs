@@ -15,8 +15,16 @@ use crate::{
 /// As many sessions as the descriptors allow, and time enough for those that misbehave to be looked at.
 const LIMITS: &str = "[limits]\nconnections = 9900\nhandshake = \"10m\"\nlogin = \"10m\"\n";
 
-pub(super) async fn start(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Result<Bascule> {
-    let mut proxy = Bascule::lay(&setup(program, leg, speech, backend))?;
+pub(super) async fn start(
+    program: &Path,
+    limits: &str,
+    leg: Leg,
+    speech: Speech,
+    backend: &Backend,
+) -> Result<Bascule> {
+    let mut setup = setup(program, leg, speech, backend);
+    setup.tables += limits;
+    let mut proxy = Bascule::lay(&setup)?;
     std::fs::copy(&backend.cert, proxy.path("server.crt"))?;
     std::fs::copy(&backend.key, proxy.path("server.key"))?;
     let init = proxy.run(&["init", "--active", "pool"]).await?;

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    /// Further lines of `[limits]`, for bascule.
+    pub(crate) limits: String,
 }
 
 /// What it is.
@@ -84,7 +86,7 @@ impl Contender {
     ) -> Result<Running<'a>> {
         let (address, proxy) = match &self.kind {
             Kind::Bascule(program) => {
-                let proxy = bascule::start(program, leg, speech, backend).await?;
+                let proxy = bascule::start(program, &self.limits, leg, speech, backend).await?;
                 let address = match speech {
                     Speech::Imap => proxy.imaps(),
                     Speech::Smtp if leg.secure() => proxy.smtps(),

@@ -85,10 +85,13 @@ impl Driver {
             self.drop_content();
         }
         if let Some(Waiting::Command(command)) = &self.waiting
-            && let Some(reply) = self.relay.refusal(command)
+            && self.relay.refuses(command)
         {
+            if !self.relay.answered() {
+                return false;
+            }
+            self.parked = Some(Own::Say(self.relay.refusal(command)));
             self.waiting = None;
-            self.parked = Some(Own::Say(reply));
         }
         if self.waiting.is_none() || !self.connected || self.relay.replays() || !self.gate {
             return false;
@@ -215,6 +218,30 @@ impl Driver {
         self.to_client.extend(&next.say);
         if next.withdrawn && !next.say.is_empty() {
             self.drop_content();
+        }
+    }
+
+    /// The client has waited long enough. There is no backend.
+    pub(super) fn ceiling(&mut self) {
+        const AGAIN: &[u8] = b"451 4.3.2 Please try again\r\n";
+        if self.relay.awaits_backend() {
+            let say = self.relay.abandon(AGAIN);
+            self.to_client.extend(say);
+            self.drop_content();
+            return;
+        }
+        match self.waiting.take() {
+            Some(Waiting::Command(command)) => {
+                let say = self.relay.refuse_command(&command, AGAIN);
+                self.to_client.extend(say);
+            }
+            Some(Waiting::Commit) => {
+                let owed = if self.role == Role::Lmtp { self.relay.replies_owed().max(1) } else { 1 };
+                self.to_client.extend(AGAIN.repeat(owed));
+                self.relay.over();
+                self.drop_content();
+            }
+            None => {}
         }
     }
 

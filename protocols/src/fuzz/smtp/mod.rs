@@ -50,7 +50,8 @@ impl World {
             6 | 7 => self.work(input.byte()),
             8 => self.answer(),
             9 if self.server.is_some() => self.lose(),
-            9 => self.appear(),
+            9 if self.driver.gate => self.appear(),
+            9 => self.driver.ceiling(),
             10 => self.driver.gate = !self.driver.gate,
             _ => {
                 self.travel(usize::MAX);

@@ -60,28 +60,57 @@ impl Relay {
         self.transaction.is_some() && awaited.of == self.serial && awaited.what != What::Reset
     }
 
-    /// Why a command that waited cannot be carried out now that its turn has come: its message was refused or withdrawn
-    /// meanwhile.
-    pub fn refusal(&mut self, command: &Command) -> Option<Vec<u8>> {
-        let reply = match &self.transaction {
-            None => NO_MAIL,
-            Some(transaction) if transaction.poisoned => POISONED,
-            Some(_) => return None,
-        };
-        let mut times = 1;
-        match command {
-            Command::Mail(_) => return None,
-            Command::Rcpt(_) => {}
-            Command::Data => self.transaction = None,
-            Command::Chunk { size, last } => {
-                times = if *last { self.owed() } else { 1 };
-                self.transaction = None;
-                if *size > 0 {
-                    self.reading = Reading::RefusingChunk(Chunk::new(*size));
-                }
+    /// Whether a command that waited cannot be carried out: its message was refused or withdrawn meanwhile.
+    pub fn refuses(&self, command: &Command) -> bool {
+        let stands = self.transaction.as_ref().is_some_and(|t| !t.poisoned);
+        !stands && !matches!(command, Command::Mail(_))
+    }
+
+    /// The answer to a command that [`Self::refuses`] says cannot be carried out, once everything before it has its own.
+    pub fn refusal(&mut self, command: &Command) -> Vec<u8> {
+        let reply = if self.transaction.is_some() { POISONED } else { NO_MAIL };
+        let say = self.refuse_command(command, reply);
+        if *command == Command::Data {
+            self.transaction = None;
+        }
+        say
+    }
+
+    /// A command that waited is answered and not carried out. A chunk ends its message with that, and its bytes, which
+    /// follow in any case, are read and go nowhere: the backend that knows of the message must be given up.
+    pub fn refuse_command(&mut self, command: &Command, reply: &[u8]) -> Vec<u8> {
+        let Command::Chunk { size, last } = command else { return reply.to_vec() };
+        let times = if *last { self.owed() } else { 1 };
+        self.transaction = None;
+        if *size > 0 {
+            self.reading = Reading::RefusingChunk(Chunk::new(*size));
+        }
+        reply.repeat(times)
+    }
+
+    /// Whether the client waits for a reply that only a backend can give.
+    pub fn awaits_backend(&self) -> bool {
+        !self.answered() && !matches!(self.reading, Reading::Chunk { .. })
+    }
+
+    /// No backend answers, and the client has waited long enough: `reply` for everything that was passed on. Nothing was
+    /// committed.
+    pub fn abandon(&mut self, reply: &[u8]) -> Vec<u8> {
+        let mut say = self.lose_backend().say;
+        let Some(transaction) = &mut self.transaction else { return say };
+        let begun = transaction.mail.given.is_some();
+        transaction.poisoned = true;
+        for line in std::iter::once(&mut transaction.mail).chain(&mut transaction.rcpts) {
+            if line.given.is_none() {
+                line.given = Some(Class::Later);
+                say.extend_from_slice(reply);
             }
         }
-        Some(reply.repeat(times))
+        say.extend(self.refuse(reply).say);
+        if !begun {
+            self.transaction = None;
+        }
+        say
     }
 
     /// How many replies the end of the message has, whatever they say.

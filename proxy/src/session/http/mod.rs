@@ -53,11 +53,9 @@ pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
 async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Edge) {
     let mut settings: Option<HttpPersistentSettings> = None;
     let mut ahead = Ahead::default();
-    loop {
+    // Told to end while an answer was on its way: it was the last one.
+    while !*conn.closing.borrow() {
         if !ahead.may_be() && !watched(conn, poll_fn(|cx| edge.poll_some(cx))).await.unwrap_or(false) {
-            return;
-        }
-        if *conn.closing.borrow() {
             return;
         }
         edge.begin();

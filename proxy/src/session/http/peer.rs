@@ -6,10 +6,11 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
+use bascule_certs::CertError;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pingora_core::{
     protocols::tls::CaType,
@@ -17,12 +18,11 @@ use pingora_core::{
     utils::tls::{WrappedX509, parse_x509},
 };
 use pingora_http::RequestHeader;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
     dial::Dialer,
     request::{Request, target},
-    shared::authorities_of,
 };
 use crate::{
     config::{Config, HttpAddress, HttpBalance, HttpService, HttpVersion, ServiceTls},
@@ -34,24 +34,40 @@ const KEPT_IDLE: std::time::Duration = std::time::Duration::from_secs(4);
 /// Requests of one HTTP/2 connection to a server at once.
 const STREAMS: usize = 64;
 
-/// Authorities of services, as pingora wants them.
+/// Authorities of services, as pingora wants them; those of no file are the system's.
 #[derive(Default)]
-pub(super) struct Authorities(BTreeMap<PathBuf, Arc<CaType>>);
+pub(super) struct Authorities(BTreeMap<Option<PathBuf>, Arc<CaType>>);
 
 impl Authorities {
-    pub(super) fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
+    pub(super) fn new(config: &Config) -> Result<Self, CertError> {
         let services = config.pools.iter().flat_map(|pool| pool.http.values());
         let mut all = BTreeMap::new();
-        for ca in authorities_of(services.map(|service| &service.tls)) {
-            // Every mistake in it is found by this; what follows cannot fail.
-            bascule_certs::client_config(ca.map(PathBuf::as_path))?;
-            let Some(path) = ca else { continue };
-            let found = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
-            let wrapped = found.map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect::<Vec<_>>();
-            all.insert(path.clone(), Arc::from(wrapped));
+        for service in services {
+            let Some(ca) = authority_of(&service.tls) else { continue };
+            if !all.contains_key(ca) {
+                all.insert(ca.clone(), wrapped(ca.as_deref())?);
+            }
         }
         Ok(Self(all))
     }
+}
+
+/// Where the authorities of a leg are from; `None`: it is clear text.
+fn authority_of(tls: &ServiceTls) -> Option<&Option<PathBuf>> {
+    match tls {
+        ServiceTls::None => None,
+        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => Some(&verify.ca),
+    }
+}
+
+/// pingora parses them once more, with another crate, and panics on what that one does not take: nothing such gets there.
+fn wrapped(ca: Option<&Path>) -> Result<Arc<CaType>, CertError> {
+    let mut all = bascule_certs::authorities(ca)?;
+    all.retain(|der| X509Certificate::from_der(der).is_ok());
+    if let (true, Some(path)) = (all.is_empty(), ca) {
+        return Err(CertError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(all.into_iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect())
 }
 
 /// The peer for this try; `None`: the active pool has no such service.
@@ -65,7 +81,7 @@ pub(super) fn choose(request: &Request, topology: &Topology, head: &RequestHeade
         ServiceTls::None => (None, None),
         ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
             let authorities = &request.conn.world().http.authorities.0;
-            (Some(verify.name.clone()), verify.ca.as_ref().and_then(|ca| authorities.get(ca).cloned()))
+            (Some(verify.name.clone()), authorities.get(&verify.ca).cloned())
         }
     };
     // The address is only a name here: the dialer resolves the server's own.

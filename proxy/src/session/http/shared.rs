@@ -2,12 +2,9 @@
 //!
 //! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use pingora_core::server::configuration::ServerConf;
@@ -17,13 +14,13 @@ use thread_local::ThreadLocal;
 
 use super::{Proxy, gateway::Gateway, peer::Authorities};
 use crate::{
-    config::{Config, HttpLimits, ServiceTls, Verify},
+    config::{Config, HttpLimits},
     session::World,
 };
 
 /// Backend connections that a thread keeps.
 const KEPT: usize = 512;
-/// What pingora reads where there is no authority to be read.
+/// What pingora reads for authorities of its own: every peer brings its own, and it panics over the system's.
 const NOTHING: &str = "/dev/null";
 /// The time bounds how often a request is tried, not the number.
 const TRIES: usize = 10_000;
@@ -86,7 +83,7 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
         threads: 1,
         max_retries: TRIES,
         upstream_keepalive_pool_size: KEPT,
-        ca_file: (!asks_the_system(config)).then(|| NOTHING.to_owned()),
+        ca_file: Some(NOTHING.to_owned()),
         ..ServerConf::default()
     };
     let mut proxy = http_proxy(&Arc::new(conf), Gateway);
@@ -99,24 +96,6 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
     options.h2_idle_timeout = Some(limits.idle);
     proxy.server_options = Some(options);
     proxy
-}
-
-/// Whether a server's certificate is checked against the system's authorities.
-fn asks_the_system(config: &Config) -> bool {
-    let services = config.pools.iter().flat_map(|pool| pool.http.values());
-    authorities_of(services.map(|service| &service.tls)).any(|ca| ca.is_none())
-}
-
-/// The authorities that legs are checked against; `None` is the system's.
-pub(super) fn authorities_of<'a>(
-    legs: impl Iterator<Item = &'a ServiceTls>,
-) -> impl Iterator<Item = Option<&'a PathBuf>> {
-    legs.filter_map(|tls| match tls {
-        ServiceTls::None => None,
-        ServiceTls::Starttls(Verify { ca, .. }) | ServiceTls::Implicit(Verify { ca, .. }) => {
-            Some(ca.as_ref())
-        }
-    })
 }
 
 #[cfg(test)]

@@ -57,19 +57,7 @@ impl Session {
     /// Tells the word what has become of commands and connections.
     pub(super) fn sync_word(&mut self) {
         let now = self.now_standing();
-        if now != self.standing {
-            let begins = now.waits && !self.standing.waits;
-            self.standing = now;
-            let word = &self.entry.handle.word;
-            if begins {
-                word.wait(now)
-            } else {
-                word.set(now)
-            }
-            if !self.orders.flowed {
-                self.entry.handle.word_changed();
-            }
-        }
+        self.entry.handle.stand(&mut self.standing, now, self.orders.flowed);
     }
 
     /// Releases held commands in order until one has to wait.

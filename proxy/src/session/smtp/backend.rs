@@ -43,10 +43,13 @@ impl Session {
             self.drop_content();
         }
         if let Some(Wait { what: Waiting::Command(command), .. }) = &self.waiting
-            && let Some(reply) = self.relay.refusal(command)
+            && self.relay.refuses(command)
         {
+            if !self.relay.answered() {
+                return Ok(());
+            }
+            self.parked = Some(Own::Say(self.relay.refusal(command)));
             self.forget_waiting();
-            self.parked = Some(Own::Say(reply));
             return self.answer_parked();
         }
         let Some(wait) = &self.waiting else { return Ok(()) };
@@ -88,6 +91,7 @@ impl Session {
             }
             Waiting::Commit => {
                 let end = self.relay.end();
+                self.asked = Instant::now();
                 self.tell_backend(end);
             }
             Waiting::Login(_) => {}
@@ -170,7 +174,6 @@ impl Session {
                 Ok(())
             }
             Ok(Opened { leg, keywords }) => {
-                self.retry = None;
                 self.backend = Some(Backend {
                     leg,
                     out: Outgoing::default(),
@@ -193,8 +196,7 @@ impl Session {
             Err(OpenError::Refused(reply)) if admitted => self.login_refused(&reply.bytes),
             Err(error) => {
                 tracing::debug!(session = self.entry.handle.id.0, %error, "no backend");
-                let pause = self.retry.map_or(PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-                self.retry = Some((Instant::now() + pause, pause));
+                self.back_off(PAUSE);
                 self.mark_held();
                 Ok(())
             }
@@ -237,6 +239,11 @@ impl Session {
             claimed.settle(reply.class() == Class::Done, Instant::now());
         }
         let outcome = self.relay.reply(reply);
+        self.asked = Instant::now();
+        if outcome.client != Told::Nothing || outcome.then == Then::Ended {
+            // It is of use: what the client had heard before shows nothing.
+            self.retry = None;
+        }
         self.say(&DELIVERED.repeat(outcome.before));
         match outcome.client {
             Told::Reply if outcome.times == 1 => self.say(&reply.bytes),
@@ -259,7 +266,8 @@ impl Session {
                 if self.relay.must_reset() {
                     self.tell_backend(b"RSET\r\n");
                 } else {
-                    self.world().metrics.messages.count("relayed");
+                    let taken = reply.class() == Class::Done;
+                    self.world().metrics.messages.count(if taken { "relayed" } else { "refused" });
                 }
                 self.drop_content();
             }
@@ -300,6 +308,8 @@ impl Session {
     /// End of file, an error, 421, or a reply that nobody asked for.
     pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
         self.backend = None;
+        // The first time the next one is dialled at once.
+        self.back_off(Duration::ZERO);
         let loss = self.relay.lose_backend();
         self.say(&loss.say);
         if loss.ambiguous {
@@ -314,6 +324,12 @@ impl Session {
         self.mark_held();
         self.sync_word();
         Ok(())
+    }
+
+    /// No backend for `first`, or for twice as long as the last time.
+    fn back_off(&mut self, first: Duration) {
+        let pause = self.retry.map_or(first, |(_, pause)| (pause * 2).clamp(PAUSE, LONGEST_PAUSE));
+        self.retry = Some((Instant::now() + pause, pause));
     }
 
     /// Nobody knows whether the message was taken (semantics §2.6).

@@ -74,10 +74,7 @@ impl Session {
 
     fn apply(&mut self, todo: Todo) -> Result<(), End> {
         match todo {
-            Todo::Nothing => {
-                // A last chunk may have ended with these bytes, and its reply may have come before.
-                Ok(())
-            }
+            Todo::Nothing => Ok(()),
             Todo::Command(Command::Mail(_)) if self.over_rate() => self.turn_away(),
             Todo::Command(command) => {
                 self.wait_for(Waiting::Command(command));
@@ -208,6 +205,7 @@ impl Session {
             self.introduce();
         }
         self.relay.commit(command);
+        self.asked = Instant::now();
         if mail {
             self.digest = self.relay.ident().map(|_| Box::default());
         }

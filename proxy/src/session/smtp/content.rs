@@ -76,7 +76,8 @@ pub(super) fn receive(
 ) -> Result<(), &'static [u8]> {
     let limits = &door.world.config.limits;
     let before = kept.as_ref().map(Body::len);
-    if kept.as_mut().is_some_and(|body| body.push(bytes, limits.upload_memory).is_err()) {
+    if let Some(Err(error)) = kept.as_mut().map(|body| body.push(bytes, limits.upload_memory)) {
+        tracing::warn!(%error, "a message is not kept: it ends with its server");
         door.world.metrics.limits_hit.count("spool");
         *kept = None;
     }

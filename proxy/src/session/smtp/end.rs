@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use bascule_protocols::smtp::relay::Role;
+use bascule_protocols::smtp::relay::{Command, Role};
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
@@ -20,6 +20,12 @@ const SILENCE: Duration = Duration::from_secs(300);
 const SHORT_SILENCE: Duration = Duration::from_secs(10);
 /// Of a thousand places so many are taken, and places are scarce.
 const SCARCE: usize = 800;
+/// Printers and the like keep a connection for longer, but not one that nobody is at the end of.
+const DEVICE_SILENCE: Duration = Duration::from_secs(3600);
+/// The answer to the end of a message (RFC 5321 §4.5.3.2.6).
+const OUTCOME: Duration = Duration::from_secs(600);
+/// Whoever is told so may say it again.
+const AGAIN: &[u8] = b"451 4.3.2 Please try again\r\n";
 /// A printer or the like is held longer than a program that shows its user an error.
 const DEVICE_CEILING: Duration = Duration::from_secs(120);
 
@@ -36,15 +42,22 @@ impl Session {
     /// When [`Session::deadlines`] must look at the clock again.
     pub(super) fn due(&self) -> Option<Instant> {
         let ceiling = self.waiting.as_ref().map(|wait| wait.arrived + self.ceiling());
-        let retry = self.retry.filter(|_| self.waiting.is_some()).map(|(at, _)| at);
-        let silence = (!self.device()).then(|| self.silent_until());
-        [ceiling, retry, silence].into_iter().flatten().min()
+        let needs_one = self.waiting.is_some() || self.relay.in_transaction();
+        let retry = self.retry.filter(|_| needs_one).map(|(at, _)| at);
+        let silence = Some(self.silent_until());
+        [ceiling, self.answered_by(), retry, silence].into_iter().flatten().min()
+    }
+
+    /// Until when a backend must answer what it was asked, be it that another takes its place.
+    fn answered_by(&self) -> Option<Instant> {
+        let limit = if self.relay.in_flight().0 > 0 { OUTCOME } else { self.ceiling() };
+        self.relay.awaits_backend().then(|| self.asked.max(self.last_input) + limit)
     }
 
     /// When somebody who says nothing is looked at again.
     fn silent_until(&self) -> Instant {
-        let long = self.last_input + SILENCE;
-        if self.relay.role() != Role::Relay || self.relay.in_transaction() {
+        let long = self.last_input + if self.device() { DEVICE_SILENCE } else { SILENCE };
+        if self.device() || self.relay.role() != Role::Relay || self.relay.in_transaction() {
             return long;
         }
         // The answer is another one when places become scarce, so it is asked for again.
@@ -53,6 +66,9 @@ impl Session {
 
     fn is_silent(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.last_input);
+        if self.device() {
+            return since >= DEVICE_SILENCE;
+        }
         let hurried = self.relay.role() == Role::Relay && !self.relay.in_transaction();
         since >= SILENCE || (hurried && since >= SHORT_SILENCE && self.world().fullness() > SCARCE)
     }
@@ -64,15 +80,35 @@ impl Session {
                 self.world().metrics.limits_hit.count("command_ceiling");
                 return self.refuse_waiting();
             }
-        } else if !self.device() && self.relay.answered() && self.is_silent(now) {
+        } else if self.answered_by().is_some_and(|by| now >= by) {
+            self.world().metrics.limits_hit.count("command_ceiling");
+            return self.stop_asking();
+        } else if !self.relay.awaits_backend() && self.is_silent(now) {
             self.world().metrics.limits_hit.count("autologout");
             return Err(End::Farewell("autologout"));
         }
         Ok(())
     }
 
+    /// No backend has answered. Of a message that was committed nobody knows what became of it.
+    fn stop_asking(&mut self) -> Result<(), End> {
+        if self.relay.in_flight().0 > 0 {
+            return self.on_backend_end();
+        }
+        (self.backend, self.opening, self.towards) = (None, None, None);
+        let say = self.relay.abandon(AGAIN);
+        self.say(&say);
+        self.drop_content();
+        self.sync_word();
+        Ok(())
+    }
+
     /// What waits is answered and not carried out; the client may say it again.
     fn refuse_waiting(&mut self) -> Result<(), End> {
+        if self.relay.awaits_backend() {
+            // In their order; and with the message goes what waits to be added to it.
+            return self.stop_asking();
+        }
         let Some(wait) = self.waiting.take() else { return Ok(()) };
         self.release_clock(&wait);
         match wait.what {
@@ -81,8 +117,15 @@ impl Session {
                 self.entry.handle.describe(|info| info.identity.clear());
                 self.say(b"454 4.7.0 The login cannot be checked now, please try again\r\n");
             }
-            Waiting::Command(_) => self.say(b"451 4.3.2 Please try again\r\n"),
-            Waiting::Commit => self.answer_instead(b"451 4.3.2 Please try again\r\n"),
+            Waiting::Command(command) => {
+                let say = self.relay.refuse_command(&command, AGAIN);
+                self.say(&say);
+                if matches!(command, Command::Chunk { .. }) {
+                    self.drop_content();
+                    self.cut_backend();
+                }
+            }
+            Waiting::Commit => self.answer_instead(AGAIN),
         }
         Ok(())
     }

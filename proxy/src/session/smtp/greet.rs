@@ -13,13 +13,14 @@ use bascule_protocols::smtp::relay::Role;
 use tokio::{io::AsyncBufRead, time::timeout};
 
 use super::{
-    open::{OpenError, greeting},
+    open::{Greeted, OpenError, greeting},
     relay::{End, Session},
 };
 use crate::{
     gate::Standing,
     net::stream::Leg,
     session::{door::Door, registry::Entry},
+    topology::{Epoch, PoolId},
 };
 
 /// Of a thousand places so many may be taken, and a server that brings mail still comes in.
@@ -42,31 +43,42 @@ impl Session {
         if let Err(why) = session.may_enter() {
             let hostname = &session.door.world.config.server.hostname;
             let words = format!("421 4.3.2 {hostname} is busy, please try again later\r\n");
-            return session.refuse(why, words.as_bytes()).await;
+            if let Err(end) = session.turn_out(why, words.as_bytes()) {
+                session.end(end).await;
+            }
+            return None;
         }
-        if session.door.listener.smtp.dial_first
-            && let Err(words) = session.dial_first().await
+        if !session.dial_first()
+            && let Err(end) = session.welcome()
         {
-            return session.refuse("backend_greeting", &words).await;
+            session.end(end).await;
+            return None;
         }
-        if session.spoke_early() {
-            return session.refuse("early_talker", EARLY).await;
-        }
-        let word = if session.relay.role() == Role::Lmtp { "LMTP" } else { "ESMTP" };
-        let greeting = format!("220 {} {word}\r\n", session.door.world.config.server.hostname);
-        session.say(greeting.as_bytes());
         Some(session)
+    }
+
+    /// Says the greeting, but not to who has spoken before it.
+    fn welcome(&mut self) -> Result<(), End> {
+        if self.spoke_early() {
+            return self.turn_out("early_talker", EARLY);
+        }
+        let word = if self.relay.role() == Role::Lmtp { "LMTP" } else { "ESMTP" };
+        let greeting = format!("220 {} {word}\r\n", self.world().config.server.hostname);
+        self.say(greeting.as_bytes());
+        Ok(())
     }
 
     /// Where places are scarce servers go first, since they come back by themselves, and then people; a printer never
     /// does, and a server that delivers stands for the mail of many.
     fn may_enter(&self) -> Result<(), &'static str> {
         let allowed = match self.relay.role() {
-            _ if self.device() => 1000,
             Role::Relay => RELAY,
             Role::Submission => SUBMISSION,
             Role::Lmtp => 1000,
         };
+        if self.device() {
+            return Ok(());
+        }
         if self.world().fullness() > allowed {
             return Err("busy");
         }
@@ -76,11 +88,10 @@ impl Session {
         })
     }
 
-    async fn refuse(mut self: Box<Self>, why: &'static str, words: &[u8]) -> Option<Box<Self>> {
+    fn turn_out(&mut self, why: &'static str, words: &[u8]) -> Result<(), End> {
         self.world().metrics.connections_refused.count(why);
         self.say(words);
-        self.end(End::Client).await;
-        None
+        Err(End::Client)
     }
 
     /// Whether a server that speaks to servers was spoken to before it said anything.
@@ -90,23 +101,51 @@ impl Session {
             && matches!(Pin::new(&mut self.client).poll_fill_buf(&mut cx), Poll::Ready(Ok(bytes)) if !bytes.is_empty())
     }
 
-    /// Lets the server greet first, so that what it thinks of the client's address is what the client hears. A server
-    /// that cannot be had is no reason to turn somebody away: it is dialled again when a command needs it.
-    async fn dial_first(&mut self) -> Result<(), Vec<u8>> {
+    /// Lets the server greet first, so that what it thinks of the client's address is what the client hears. False: the
+    /// client is not to wait for that.
+    fn dial_first(&mut self) -> bool {
+        if !self.door.listener.smtp.dial_first {
+            return false;
+        }
         let topology = self.door.world.topology.load();
         let (pool, epoch) = (topology.active, topology.epoch);
-        let standing = Standing { backend: Some(pool), ..Standing::default() };
+        let standing = Standing { backend: Some(pool), waits: true, ..Standing::default() };
         if !self.entry.handle.word.announce(standing, &self.door.world.gate, epoch) {
-            self.entry.handle.word.set(Standing::default());
+            self.entry.handle.word.set(self.standing);
+            return false;
+        }
+        (self.towards, self.standing) = (Some(pool), standing);
+        let (world, whom) = (self.door.world.clone(), self.whom());
+        self.greeting = Some(Box::pin(async move {
+            let heard = timeout(GREETING, greeting(&world, pool, &whom)).await;
+            let late = |_| Err(OpenError::Unavailable(format!("no greeting within {GREETING:?}")));
+            (pool, epoch, heard.unwrap_or_else(late))
+        }));
+        true
+    }
+
+    /// A server that cannot be had is no reason to turn somebody away: it is dialled again when a command needs it.
+    pub(super) fn on_greeting(
+        &mut self,
+        pool: PoolId,
+        epoch: Epoch,
+        result: Result<Greeted, OpenError>,
+    ) -> Result<(), End> {
+        self.towards = None;
+        match result {
+            Ok(greeted) => self.greeted = Some((pool, epoch, greeted)),
+            Err(OpenError::Refused(reply)) => return self.turn_out("backend_greeting", &reply.bytes),
+            Err(error) => tracing::debug!(session = self.entry.handle.id.0, %error, "no greeting"),
+        }
+        self.welcome()
+    }
+
+    /// At a shut gate nobody waits for a server's greeting, and the server is left alone.
+    pub(super) fn stop_greeting(&mut self) -> Result<(), End> {
+        if self.greeting.is_none() || self.admitted() {
             return Ok(());
         }
-        let whom = self.whom();
-        match timeout(GREETING, greeting(self.world(), pool, &whom)).await {
-            Ok(Ok(greeted)) if self.admitted() => self.greeted = Some((pool, epoch, greeted)),
-            Ok(Err(OpenError::Refused(reply))) => return Err(reply.bytes),
-            Ok(Ok(_) | Err(_)) | Err(_) => {}
-        }
-        self.sync_word();
-        Ok(())
+        (self.greeting, self.towards) = (None, None);
+        self.welcome()
     }
 }

@@ -199,7 +199,7 @@ impl Server {
         Ok(Self { leg: connect(way, tcp).await?, replies: Replies::default() })
     }
 
-    /// EHLO or LHLO; HELO where the client said so and the server knows nothing else.
+    /// EHLO or LHLO, whatever the client said: what it is shown is ours to say.
     async fn hello(&mut self, whom: &Whom) -> Result<Keywords, OpenError> {
         let word: &[u8] = if whom.role == Role::Lmtp { b"LHLO " } else { b"EHLO " };
         let reply = self.expect(Some(&[word, &whom.hello.name, b"\r\n"].concat())).await?;

@@ -112,6 +112,7 @@ pub(super) enum End {
 }
 
 pub(super) type Opening = Pin<Box<dyn Future<Output = (PoolId, Epoch, Result<Opened, OpenError>)> + Send>>;
+pub(super) type Greeting = Pin<Box<dyn Future<Output = (PoolId, Epoch, Result<Greeted, OpenError>)> + Send>>;
 pub(super) type Leaving = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// One SMTP, submission or LMTP session.
@@ -126,6 +127,8 @@ pub(super) struct Session {
     pub(super) pinned: Arc<Pinned>,
     /// A server that has greeted and knows nothing of the client yet (`dial = "before-greeting"`).
     pub(super) greeted: Option<(PoolId, Epoch, Greeted)>,
+    /// That server's greeting, which the client's own waits for.
+    pub(super) greeting: Option<Greeting>,
     pub(super) opening: Option<Opening>,
     /// The pool that [`Self::opening`] goes to.
     pub(super) towards: Option<PoolId>,
@@ -135,7 +138,7 @@ pub(super) struct Session {
     pub(super) exchange: Option<Exchange>,
     pub(super) credentials: Option<Credentials>,
     pub(super) failed_logins: u32,
-    /// The content of the message under way. `None`: it outgrew what is kept outside of a cutover.
+    /// The content of the message under way. `None`: the spool had no room for it.
     pub(super) kept: Option<Body>,
     /// Bytes of content that came, for people and for the sum of chunks.
     pub(super) content: u64,
@@ -150,11 +153,14 @@ pub(super) struct Session {
     pub(super) orders: Orders,
     pub(super) standing: Standing,
     pub(super) last_input: Instant,
+    /// When a backend was last asked something, or said something.
+    pub(super) asked: Instant,
 }
 
 enum Ready {
     Client,
     Backend,
+    Greeted(PoolId, Epoch, Result<Greeted, OpenError>),
     Opened(PoolId, Epoch, Result<Opened, OpenError>),
     Left(bool),
     Tried(Result<Opened, OpenError>),
@@ -185,6 +191,7 @@ impl Session {
             to_client: Outgoing::default(),
             pinned,
             greeted: None,
+            greeting: None,
             backend: None,
             opening: None,
             towards: None,
@@ -202,6 +209,7 @@ impl Session {
             orders: Orders::default(),
             standing: Standing::default(),
             last_input: Instant::now(),
+            asked: Instant::now(),
         }
     }
 
@@ -239,6 +247,7 @@ impl Session {
             let step = match ready!(self.poll_ready(cx)) {
                 Ready::Client => self.on_client(),
                 Ready::Backend => self.on_backend(),
+                Ready::Greeted(pool, epoch, result) => self.on_greeting(pool, epoch, result),
                 Ready::Opened(pool, epoch, result) => self.on_opened(pool, epoch, result),
                 Ready::Left(ended) => self.on_left(ended),
                 Ready::Tried(result) => {
@@ -259,6 +268,12 @@ impl Session {
         self.entry.handle.register(cx.waker());
         if self.changed() {
             return Poll::Ready(Ready::Again);
+        }
+        if let Some(greeting) = &mut self.greeting
+            && let Poll::Ready((pool, epoch, result)) = greeting.as_mut().poll(cx)
+        {
+            self.greeting = None;
+            return Poll::Ready(Ready::Greeted(pool, epoch, result));
         }
         if let Some(opening) = &mut self.opening
             && let Poll::Ready((pool, epoch, result)) = opening.as_mut().poll(cx)
@@ -331,19 +346,21 @@ impl Session {
     pub(super) fn wants_client(&self) -> bool {
         self.waiting.is_none()
             && self.parked.is_none()
+            && self.greeting.is_none()
             && self.relay.reads()
             && self.backend.as_ref().is_none_or(|b| b.out.len() < ROOM)
             && self.to_client.len() < ROOM
     }
 
-    /// Whether a client that goes takes what waits with it: it will say it again elsewhere (RFC 5321 §3.8). What was
+    /// Whether a client that goes takes what it said with it: it will say it again elsewhere (RFC 5321 §3.8). What was
     /// committed stays, and its answer is awaited.
     fn may_lose_client(&self) -> bool {
-        self.waiting.is_some() && self.relay.in_flight().0 == 0
+        self.relay.in_flight().0 == 0
     }
 
     /// Does everything that has become possible.
     fn advance(&mut self) -> Result<(), End> {
+        self.stop_greeting()?;
         self.obey()?;
         let admitted = self.admitted();
         if self.orders.flowed && !admitted {
@@ -385,24 +402,15 @@ impl Session {
 
     /// Whether something of the session is for a gate that moves. Commands in flight stand for themselves.
     fn waits(&self) -> bool {
-        self.waiting.is_some() || self.parked.is_some() || self.relay.in_transaction()
+        self.waiting.is_some()
+            || self.parked.is_some()
+            || self.greeting.is_some()
+            || self.relay.in_transaction()
     }
 
     /// Tells the word what has become of commands and connections.
     pub(super) fn sync_word(&mut self) {
         let now = self.now_standing();
-        if now != self.standing {
-            let begins = now.waits && !self.standing.waits;
-            self.standing = now;
-            let word = &self.entry.handle.word;
-            if begins {
-                word.wait(now)
-            } else {
-                word.set(now)
-            }
-            if !self.orders.flowed {
-                self.entry.handle.word_changed();
-            }
-        }
+        self.entry.handle.stand(&mut self.standing, now, self.orders.flowed);
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Rule: nothing that two servers might read as two requests reaches one.
 
-use bascule_tests::http::Client;
+use bascule_tests::{
+    fake::{Stall, http::At},
+    http::Client,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -196,9 +199,18 @@ async fn at_the_end_of_the_process_answers_come_to_theirs() {
     let stall = rig.web()[0].stall("/slow");
     browser.write(Client::head("GET", "/slow", "", 0)).await.unwrap();
     stall.reached(1).await;
+    // One has the head of its answer already.
+    let (mut reader, pause, large) = (rig.browser().await, Stall::default(), vec![1; 50_000]);
+    reader.ask("PUT", "/dav/large", &large).await.unwrap();
+    rig.web()[0].fault("/dav/large", At::Pause(20_000, pause.clone()), 1);
+    reader.write(Client::head("GET", "/dav/large", "", 0)).await.unwrap();
+    pause.reached(1).await;
     let mut idle = rig.browser().await;
     rig.proxy.signal(rustix::process::Signal::TERM).unwrap();
     assert!(idle.ended().await, "who waits for nothing goes first");
+    pause.release();
+    assert_eq!(reader.answer().await.unwrap().body, large);
+    assert!(reader.ended().await);
     stall.release();
     assert_eq!(browser.answer().await.unwrap().text(), "old /slow");
     assert!(browser.ended().await);

@@ -1,6 +1,10 @@
 //! Whole dialogues, with backends that die or differ. Each line of a script is one event:
 //! `C:` the client sends, `B:` a backend is sent, `S:` it replies, `P:` the client hears, `lost` the backend dies,
-//! `new` another one is there, `delivered` recipients that have the message already, `commit` the gate lets it go.
+//! `new` another one is there, `delivered` recipients that have the message already, `commit` the gate lets it go,
+//! `wait` the next command waits, `refused` it is not carried out, `ceiling` no backend has answered for too long.
+
+mod ends;
+mod lmtp;
 
 use super::*;
 use crate::smtp::{
@@ -18,7 +22,12 @@ struct Driver {
     kept: Vec<u8>,
     connected: bool,
     waits: bool,
+    /// The next command waits.
+    hold: bool,
+    waiting: Option<Command>,
 }
+
+const AGAIN: &[u8] = b"451 again\r\n";
 
 impl Driver {
     fn new(role: Role) -> Self {
@@ -31,6 +40,8 @@ impl Driver {
             kept: Vec::new(),
             connected: true,
             waits: false,
+            hold: false,
+            waiting: None,
         }
     }
 
@@ -40,6 +51,10 @@ impl Driver {
             match verdict {
                 Verdict::NeedMore if n == 0 => panic!("not read: {:?}", String::from_utf8_lossy(input)),
                 Verdict::NeedMore => {}
+                Verdict::Command(command) if self.hold => {
+                    self.hold = false;
+                    self.waiting = Some(command);
+                }
                 Verdict::Command(command) => {
                     if matches!(command, Command::Mail(_)) {
                         self.kept.clear();
@@ -146,6 +161,7 @@ impl Driver {
                     assert_eq!(loss.ambiguous, text == "ambiguous", "{line}");
                     self.client.extend(loss.say);
                 }
+                "wait" => self.hold = true,
                 "again" => self.relay.forget_commit(),
                 "new" => {
                     self.connected = true;
@@ -156,6 +172,18 @@ impl Driver {
                 "delivered" => {
                     let places: Vec<usize> = text.split(' ').map(|place| place.parse().unwrap()).collect();
                     self.relay.delivered_before(&places);
+                }
+                "refused" => {
+                    let command = self.waiting.take().expect("a command that waits");
+                    let say = self.relay.refuse_command(&command, AGAIN);
+                    self.client.extend(say);
+                }
+                "ceiling" => {
+                    assert!(self.relay.awaits_backend(), "nothing is awaited");
+                    let say = self.relay.abandon(AGAIN);
+                    self.client.extend(say);
+                    self.backend.clear();
+                    self.connected = false;
                 }
                 "commit" => {
                     assert!(
@@ -413,127 +441,6 @@ fn a_failed_chunk_ends_the_message() {
         ]
         .concat(),
     );
-}
-
-const THREE: &str = "C: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<no>|RCPT TO:<c>|RCPT TO:<d>|DATA|
-    B: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<no>|RCPT TO:<c>|RCPT TO:<d>|DATA|
-    S: 250 a|
-    S: 250 b|
-    S: 550 no|
-    S: 250 c|
-    S: 250 d|
-    S: 354 go|
-    P: 250 a|250 b|550 no|250 c|250 d|354 go|
-    C: text|.|
-    B: text|
-    commit
-    B: .|
-    ";
-
-#[test]
-fn scenario_100_recipients_that_were_answered_are_final() {
-    play(
-        Role::Lmtp,
-        &[
-            THREE,
-            "S: 250 b|
-            S: 452 c|
-            P: 250 b|452 c|
-            lost: ambiguous
-            again
-            new
-            B: MAIL FROM:<a>|RCPT TO:<d>|
-            S: 250 a|
-            S: 250 d|
-            B: DATA|
-            S: 354 go|
-            B: text|
-            commit
-            B: .|
-            S: 250 d|
-            P: 250 d|
-            C: MAIL FROM:<z>|
-            B: MAIL FROM:<z>|",
-        ]
-        .concat(),
-    );
-}
-
-#[test]
-fn lmtp_has_a_reply_for_each_recipient() {
-    let driver = play(
-        Role::Lmtp,
-        &[
-            THREE,
-            "S: 250 b|
-            S: 250 c|
-            S: 250 d|
-            P: 250 b|250 c|250 d|",
-        ]
-        .concat(),
-    );
-    assert!(!driver.relay.in_transaction());
-}
-
-#[test]
-fn who_has_the_message_is_answered_in_his_place_and_not_sent_it_again() {
-    const BEFORE: &str = "250 2.1.5 Delivered before; this copy was dropped|";
-    let script = "C: XFORWARD IDENT=4bX|
-        P: 250 2.0.0 Ok|
-        C: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<c>|RCPT TO:<d>|RCPT TO:<e>|
-        B: MAIL FROM:<a>|RCPT TO:<b>|RCPT TO:<c>|RCPT TO:<d>|RCPT TO:<e>|
-        S: 250 a|
-        S: 250 b|
-        S: 550 c|
-        S: 250 d|
-        S: 250 e|
-        P: 250 a|250 b|550 c|250 d|250 e|
-        C: DATA|
-        B: DATA|
-        S: 354 go|
-        P: 354 go|
-        C: text|.|
-        B: text|
-        delivered: 0 3
-        lost
-        new
-        B: MAIL FROM:<a>|RCPT TO:<d>|
-        S: 250 a|
-        S: 250 d|
-        B: DATA|
-        S: 354 go|
-        B: text|
-        commit
-        B: .|
-        S: 250 delivered to d|
-        ";
-    let driver = play(Role::Lmtp, &format!("{script}P: {BEFORE}250 delivered to d|{BEFORE}"));
-    assert!(!driver.relay.in_transaction());
-    assert_eq!(driver.relay.ident(), None, "the next message has a name of its own");
-}
-
-#[test]
-fn only_lmtp_is_told_what_a_message_is_called() {
-    play(Role::Relay, "C: XFORWARD IDENT=4bX|\nP: 500 5.5.2 Unknown command|");
-    let script = "C: XFORWARD IDENT|\nP: 501 5.5.4 Syntax error in the arguments|\nC: XFORWARD IDENT=[UNAVAILABLE]|\nP: 250 2.0.0 Ok|";
-    assert_eq!(play(Role::Lmtp, script).relay.ident(), None);
-    let named = play(Role::Lmtp, "C: XFORWARD NAME=x IDENT=4bX|\nP: 250 2.0.0 Ok|");
-    assert_eq!(named.relay.ident(), Some(("4bX", &b""[..])));
-}
-
-#[test]
-fn an_unknown_outcome_is_counted_per_recipient() {
-    let driver = play(
-        Role::Lmtp,
-        &[
-            THREE,
-            "S: 250 b|
-        P: 250 b|
-        lost: ambiguous",
-        ]
-        .concat(),
-    );
-    assert_eq!(driver.relay.replies_owed(), 2);
 }
 
 #[test]
