@@ -11,7 +11,7 @@ const AIR_SYNC: u8 = 0;
 
 /// Whether the body of a Sync only waits for news: it says how long it may be kept waiting, and brings no changes. An
 /// empty one repeats the last without its changes.
-pub fn only_waits(body: &[u8]) -> bool {
+pub(super) fn only_waits(body: &[u8]) -> bool {
     body.is_empty() || Reader(body).tags().is_some_and(|tags| tags.waits && !tags.commands)
 }
 

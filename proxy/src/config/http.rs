@@ -20,7 +20,7 @@ pub struct HttpListener {
     pub acme: Option<PathBuf>,
 }
 
-/// `routes = [{ host = "…", path = "/…", service = "…" }]`
+/// `routes = [{ host = "…", path = "/…", service = "…", long_poll = false }]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Lower-cased, without a port; `None`: every host.
@@ -29,15 +29,15 @@ pub struct Route {
     pub path: String,
     /// The name of a service that every pool has.
     pub service: String,
+    /// What is read or posted there waits for its answer and changes nothing: it is asked again where a server was left.
+    pub long_poll: bool,
 }
 
 impl HttpListener {
-    /// The service of a request; a route with a host goes before one without, a longer path before a shorter one.
-    pub fn service(&self, host: &str, path: &str) -> Option<&str> {
+    /// The route of a request; one with a host goes before one without, a longer path before a shorter one.
+    pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
         let fits = |route: &&Route| route.host.as_deref().is_none_or(|name| name == host) && route.has(path);
-        let best =
-            self.routes.iter().filter(fits).max_by_key(|route| (route.host.is_some(), route.path.len()));
-        best.map(|route| &*route.service)
+        self.routes.iter().filter(fits).max_by_key(|route| (route.host.is_some(), route.path.len()))
     }
 }
 
@@ -146,7 +146,12 @@ mod tests {
     use super::*;
 
     fn route(host: Option<&str>, path: &str, service: &str) -> Route {
-        Route { host: host.map(str::to_owned), path: path.to_owned(), service: service.to_owned() }
+        Route {
+            host: host.map(str::to_owned),
+            path: path.to_owned(),
+            service: service.to_owned(),
+            long_poll: false,
+        }
     }
 
     #[test]
@@ -170,9 +175,10 @@ mod tests {
             ("dav.test", "/dav/public/x", "dav"),
             ("a.test", "*", "webmail"),
         ] {
-            assert_eq!(listener.service(host, path), Some(service), "{host} {path}");
+            let route = listener.route(host, path).unwrap();
+            assert_eq!(route.service, service, "{host} {path}");
         }
         let only = HttpListener { routes: vec![route(None, "/dav", "dav")], ..HttpListener::default() };
-        assert_eq!(only.service("a.test", "/"), None);
+        assert_eq!(only.route("a.test", "/"), None);
     }
 }

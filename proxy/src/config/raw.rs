@@ -74,6 +74,7 @@ pub(super) struct Route {
     pub(super) host: Maybe<String>,
     pub(super) path: Spanned<String>,
     pub(super) service: Spanned<String>,
+    pub(super) long_poll: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

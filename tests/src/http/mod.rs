@@ -2,10 +2,15 @@
 //!
 //! Rule: nothing is said again and nothing is mended; what comes back is what was said.
 
+mod events;
 mod one;
 mod two;
 
-pub use self::{one::Client, two::Two};
+pub use self::{
+    events::{Event, Events},
+    one::Client,
+    two::Two,
+};
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

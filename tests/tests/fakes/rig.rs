@@ -37,7 +37,8 @@ pub(super) const MAIL: u32 = 3;
 const WEB: u16 = 10081;
 /// The name in their certificate.
 const WEB_NAME: &str = "web.test";
-const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }]\n";
+const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }, \
+                      { path = \"/poll\", service = \"webmail\", long_poll = true }]\n";
 
 /// The hooks as the proxy's configuration calls them.
 pub(super) const BARRIER: &str = "caught-up old";
@@ -296,14 +297,15 @@ impl Plan {
                 self.barrier
             ),
         };
+        // No keepalive comes between what a test counts, unless it asks for it.
+        let keepalive = if self.limits.contains("keepalive") { "" } else { "keepalive = \"60s\"\n" };
         Setup {
             pools: vec![pool("old"), pool("new")],
             mail: self.mail.unwrap_or_default().1.into(),
             http: self.web.map(|(lines, _)| format!("{ROUTES}{lines}\n")).unwrap_or_default(),
             cutover: format!("{budget}soak = \"100ms\"\n{}", self.cutover),
-            // No keepalive comes between what a test counts.
             tables: format!(
-                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\nkeepalive = \"60s\"\n\
+                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\n{keepalive}\
                  http.hold = {ceiling:?}\n{}",
                 self.limits,
                 ceiling = self.ceiling,

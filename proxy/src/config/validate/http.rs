@@ -127,7 +127,7 @@ fn route(
         let instead = format!("add [pool.{pool}.http.{service}] with `servers` and `tls`");
         return Err(table.refuse("service", raw.service.span(), what, instead));
     }
-    Ok(Route { host, path, service: service.clone() })
+    Ok(Route { host, path, service: service.clone(), long_poll: raw.long_poll.unwrap_or(false) })
 }
 
 fn host_name(table: &Table<'_>, written: &Spanned<String>) -> Result<String, ConfigError> {

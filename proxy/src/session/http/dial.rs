@@ -73,10 +73,7 @@ impl std::fmt::Debug for Dialer {
 
 impl Dialer {
     async fn dial(&self) -> std::io::Result<Stream> {
-        let mut tcp = TcpStream::connect(&self.server).await?;
-        if let Some((client, local)) = self.header {
-            tcp.write_all(&proxy_protocol::header(client, local)).await?;
-        }
+        let tcp = connect(&self.server, self.header).await?;
         let socket = tcp.as_fd().try_clone_to_owned()?;
         let wire = Arc::new(Wire { socket, cut: AtomicBool::new(false) });
         let mut stream = Stream::from(tcp);
@@ -97,6 +94,19 @@ impl Dialer {
             moved.await;
         }
     }
+}
+
+/// A connection on which the server has been told for whom it is, where that stands in a PROXY header: the client, and the
+/// address that it came to.
+pub(super) async fn connect(
+    server: &str,
+    header: Option<(SocketAddr, SocketAddr)>,
+) -> std::io::Result<TcpStream> {
+    let mut tcp = TcpStream::connect(server).await?;
+    if let Some((client, local)) = header {
+        tcp.write_all(&proxy_protocol::header(client, local)).await?;
+    }
+    Ok(tcp)
 }
 
 #[async_trait]

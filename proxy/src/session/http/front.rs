@@ -95,7 +95,7 @@ pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
 }
 
 /// Tells the server whose request it is.
-pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
+pub(super) fn introduce(head: &RequestHeader, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
     for name in ORIGINS {
         upstream.remove_header(name);
     }
@@ -108,16 +108,19 @@ pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request
     }
     let client = conn.entry.handle.peer.ip().to_canonical();
     let scheme = if conn.secure { "https" } else { "http" };
-    let head = session.req_header();
-    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-    let field = head.headers.get("host").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let host = authority.or(field).unwrap_or_default();
+    let host = authority(head).unwrap_or_default();
     upstream.insert_header("X-Forwarded-For", client.to_string())?;
     upstream.insert_header("X-Real-IP", client.to_string())?;
     upstream.insert_header("X-Forwarded-Proto", scheme)?;
     upstream.insert_header("X-Forwarded-Host", &host)?;
     upstream.insert_header("Forwarded", forwarded(client, scheme, &host))?;
     Ok(())
+}
+
+/// The host that a request is for, as the client wrote it.
+pub(super) fn authority(head: &RequestHeader) -> Option<String> {
+    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    authority.or_else(|| head.headers.get("host").and_then(|value| value.to_str().ok()).map(str::to_owned))
 }
 
 /// RFC 7239 §4.

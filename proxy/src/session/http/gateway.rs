@@ -21,7 +21,7 @@ use super::{
     dial::Wire,
     front, hold,
     hold::Stop,
-    loss, peer,
+    lane, loss, peer,
     request::{Ctx, Request},
 };
 
@@ -66,14 +66,15 @@ impl ProxyHttp for Gateway {
         let head = session.req_header();
         let path = framing::path_of(super::request::target(head));
         let listener = &conn.door.listener.http;
-        let Some(service) = listener.service(&front::host(head), path).map(str::to_owned) else {
+        let Some(route) = listener.route(&front::host(head), path) else {
             conn.world().metrics.http_requests.count("misdirected");
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
+        let (service, long_poll) = (route.service.clone(), route.long_poll);
         let has_body = !session.as_mut().is_body_empty();
-        ctx.request = Some(Request::new(conn, session.req_header(), service, has_body));
-        Ok(false)
+        let request = Request::new(conn, session.req_header(), service, has_body);
+        lane::take(ctx.request.insert(request), session, long_poll).await
     }
 
     /// The first wait at the gate: here a request that waits too long costs its client no connection.
@@ -149,7 +150,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
-        front::introduce(session, upstream, request)?;
+        front::introduce(session.req_header(), upstream, request)?;
         let may = if session.as_mut().is_body_empty() {
             request.commit()
         } else {

@@ -76,7 +76,7 @@ async fn wait(conn: &Arc<Conn>, request: &mut Request, session: &mut Session) ->
 }
 
 /// Resolves when the client has gone.
-async fn gone(session: &mut Session) {
+pub(super) async fn gone(session: &mut Session) {
     let session = session.as_mut();
     if let Some(closed) = session.watch_h2_stream_close() {
         let _ = closed.await;

@@ -11,6 +11,7 @@ mod edge;
 mod front;
 mod gateway;
 mod hold;
+mod lane;
 mod loss;
 mod peer;
 mod request;

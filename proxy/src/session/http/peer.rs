@@ -18,6 +18,7 @@ use pingora_core::{
     utils::tls::{WrappedX509, parse_x509},
 };
 use pingora_http::RequestHeader;
+use rustls::ClientConfig;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
@@ -36,7 +37,14 @@ const STREAMS: usize = 64;
 
 /// Authorities of services, as pingora wants them; those of no file are the system's.
 #[derive(Default)]
-pub(super) struct Authorities(BTreeMap<Option<PathBuf>, Arc<CaType>>);
+pub(super) struct Authorities(BTreeMap<Option<PathBuf>, Authority>);
+
+/// One file's, or the system's.
+struct Authority {
+    wrapped: Arc<CaType>,
+    /// For connections of our own: HTTP/1.1, and HTTP/2.
+    configs: [Arc<ClientConfig>; 2],
+}
 
 impl Authorities {
     pub(super) fn new(config: &Config) -> Result<Self, CertError> {
@@ -45,10 +53,25 @@ impl Authorities {
         for service in services {
             let Some(ca) = authority_of(&service.tls) else { continue };
             if !all.contains_key(ca) {
-                all.insert(ca.clone(), wrapped(ca.as_deref())?);
+                all.insert(ca.clone(), Authority::new(ca.as_deref())?);
             }
         }
         Ok(Self(all))
+    }
+
+    /// For a connection of our own to a service; `None`: it is clear text.
+    pub(super) fn config(&self, tls: &ServiceTls, version: HttpVersion) -> Option<Arc<ClientConfig>> {
+        let [one, two] = &self.0.get(authority_of(tls)?)?.configs;
+        Some(if version == HttpVersion::Two { two } else { one }.clone())
+    }
+}
+
+impl Authority {
+    fn new(ca: Option<&Path>) -> Result<Self, CertError> {
+        let one = bascule_certs::client_config(ca)?;
+        let mut two = ClientConfig::clone(&one);
+        two.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { wrapped: wrapped(ca)?, configs: [one, Arc::new(two)] })
     }
 }
 
@@ -81,7 +104,7 @@ pub(super) fn choose(request: &Request, topology: &Topology, head: &RequestHeade
         ServiceTls::None => (None, None),
         ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
             let authorities = &request.conn.world().http.authorities.0;
-            (Some(verify.name.clone()), authorities.get(&verify.ca).cloned())
+            (Some(verify.name.clone()), authorities.get(&verify.ca).map(|one| one.wrapped.clone()))
         }
     };
     // The address is only a name here: the dialer resolves the server's own.

@@ -18,6 +18,7 @@ use pingora_proxy::Session;
 use super::{
     conn::{Conn, Flight, Open},
     dial::Wire,
+    lane::Stream,
 };
 
 /// What pingora carries through a request for us.
@@ -52,10 +53,14 @@ pub(super) struct Request {
     pub(super) verdict: Option<Next>,
     /// Its answer is replaced: the body of the server's is not passed on.
     pub(super) replaced: bool,
+    /// It had a server before.
+    pub(super) moved: bool,
+    /// Its place among the streams, if it is one.
+    pub(super) stream: Option<Stream>,
 }
 
 /// What pingora keeps of a body: its own constant, which cannot be set.
-const KEPT: u64 = 64 * 1024;
+pub(super) const KEPT: u64 = 64 * 1024;
 /// First pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest.
@@ -84,6 +89,8 @@ impl Request {
             pause: Duration::ZERO,
             verdict: None,
             replaced: false,
+            moved: false,
+            stream: None,
         }
     }
 
@@ -136,6 +143,13 @@ impl Request {
     /// This try is over.
     pub(super) fn over(&mut self) {
         (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);
+    }
+
+    /// It goes to another server, and may take its time anew.
+    pub(super) fn begin_again(&mut self) {
+        self.over();
+        (self.arrived, self.not_before, self.pause) = (Instant::now(), None, Duration::ZERO);
+        self.moved = true;
     }
 
     /// The first try after a loss comes at once; those after it take their time.

@@ -11,11 +11,13 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default_h2_options};
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
+use tokio::sync::Semaphore;
 
-use super::{Proxy, gateway::Gateway, peer::Authorities};
+use super::{Proxy, gateway::Gateway, lane::Open, peer::Authorities};
 use crate::{
     config::{Config, HttpLimits},
     session::World,
+    topology::Epoch,
 };
 
 /// Backend connections that a thread keeps.
@@ -26,12 +28,15 @@ const NOTHING: &str = "/dev/null";
 const TRIES: usize = 10_000;
 
 /// What all connections of HTTP share.
-#[derive(Default)]
 pub struct Shared {
     proxies: ThreadLocal<Proxy>,
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
+    /// How many streams may ask a pool at once that has just taken over.
+    pub(super) turns: Semaphore,
+    /// Streams that are open.
+    pub(super) open: Open,
 }
 
 impl std::fmt::Debug for Shared {
@@ -40,10 +45,29 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            proxies: ThreadLocal::new(),
+            requests: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            authorities: Authorities::default(),
+            turns: Semaphore::new(1),
+            open: Open::default(),
+        }
+    }
+}
+
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        Ok(Self { authorities: Authorities::new(config)?, ..Self::default() })
+        let turns = Semaphore::new(config.cutover.restore_concurrency);
+        Ok(Self { authorities: Authorities::new(config)?, turns, ..Self::default() })
+    }
+
+    /// Streams that found their server before this epoch, and have not left it or found another.
+    pub fn behind(&self, epoch: Epoch) -> usize {
+        self.open.before(epoch)
     }
 
     /// This thread's.

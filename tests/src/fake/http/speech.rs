@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, message::Head, serve};
+use super::{At, Shared, message::Head, serve};
 
 /// How a web server is spoken to.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +20,7 @@ pub enum Speech {
     /// HTTP/1.1
     #[default]
     One,
-    /// HTTP/2 from the first byte; nothing breaks there.
+    /// HTTP/2 from the first byte; nothing breaks there, but requests may be stalled.
     Two,
     /// HTTP/1.1 after a PROXY header, whose address stands in the heads that were seen.
     Proxied,
@@ -75,6 +75,9 @@ async fn answer(
     let seen = shared.begin(number, &text);
     let body = request.into_body().collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
     shared.note(seen, body.len(), true);
+    if let Some(At::Stall(stall)) = shared.faults_of(&target) {
+        stall.wait().await;
+    }
     let head = Head { method, target, text };
     let (status, _, said) = shared.shelf.carry_out(shared.name, &head, body);
     let mut answer = Response::new(Full::new(said.into()));

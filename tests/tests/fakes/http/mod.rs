@@ -5,6 +5,8 @@
 mod hold;
 mod loss;
 mod passing;
+mod sockets;
+mod streams;
 
 use bascule_tests::http::{Client, Two};
 
