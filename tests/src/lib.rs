@@ -14,6 +14,7 @@ pub mod postfix;
 pub mod process;
 pub mod smtp;
 pub mod tools;
+pub mod web;
 
 /// Any byte stream, plain or TLS.
 pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + Sync {}

@@ -14,8 +14,8 @@ fn every_key_of_http_arrives() {
     assert_eq!(web.http.acme.as_deref(), Some(&*dir.path().join(".")));
     let webs = &config.listeners["webs"].http;
     assert_eq!((webs.hsts, webs.redirect), (Some(Duration::from_secs(365 * 86_400)), false));
-    assert_eq!(webs.service("mail.example.org", "/x"), Some("webmail"));
-    assert_eq!(webs.service("dav.example.org", "/x"), Some("dav"));
+    assert_eq!(webs.route("mail.example.org", "/x").unwrap().service, "webmail");
+    assert_eq!(webs.route("dav.example.org", "/x").unwrap().service, "dav");
     assert_eq!(config.listeners["imaps"].http, HttpListener::default());
 
     let service = |pool: usize, name: &str| &config.pools[pool].http[name];

@@ -5,22 +5,18 @@
 use bascule_protocols::http::replay::Check;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Request as Asked, Response, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::{Request as Asked, Response};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
-    peer,
+    front,
+    lane::{Line, To},
     request::{Request, target},
 };
-use crate::{
-    config::{HttpService, ServiceTls},
-    net::{secure::Secure, stream::Leg},
-};
+use crate::config::HttpVersion;
 
 /// What is looked at is no larger than what was kept.
 const LARGEST: usize = 64 * 1024;
@@ -89,26 +85,27 @@ async fn look(request: &Request, asked: &RequestHeader, method: &str, body: Byte
     let flight = request.flight.as_ref()?;
     let topology = request.conn.world().topology.load();
     let service = topology.pool(flight.pool).http.get(&request.service)?;
-    let server = peer::server(service, request.conn.entry.handle.peer, asked);
     let looking = async {
-        let leg = dial(service, server).await.ok()?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(leg)).await.ok()?;
-        let ask = async {
-            let answer = sender.send_request(question(asked, method, body)?).await.ok()?;
-            read(answer).await
-        };
-        tokio::select! {
-            answer = ask => answer,
-            _ = connection => None,
-        }
+        let to = To::server_of(&request.conn, service, asked, service.version);
+        let mut line = Line::open(to).await.ok()?;
+        let question = question(asked, method, body, service.version)?;
+        read(line.ask(question).await.ok()?).await
     };
     timeout(service.dial_timeout * 2, looking).await.ok()?
 }
 
-fn question(asked: &RequestHeader, method: &str, body: Bytes) -> Option<Asked<Full<Bytes>>> {
-    let host = asked.uri.authority().map(|authority| authority.as_str().to_owned());
-    let field = asked.headers.get("host").and_then(|value| value.to_str().ok().map(str::to_owned));
-    let mut question = Asked::builder().method(method).uri(target(asked)).header("Host", host.or(field)?);
+fn question(
+    asked: &RequestHeader,
+    method: &str,
+    body: Bytes,
+    version: HttpVersion,
+) -> Option<Asked<Full<Bytes>>> {
+    let (host, target) = (front::authority(asked)?, target(asked));
+    let mut question = match version {
+        HttpVersion::One => Asked::builder().uri(target).header("Host", host),
+        HttpVersion::Two => Asked::builder().uri(format!("https://{host}{target}")),
+    }
+    .method(method);
     for name in ["authorization", "cookie", "user-agent"] {
         for value in asked.headers.get_all(name) {
             question = question.header(name, value);
@@ -124,18 +121,6 @@ async fn read(answer: Response<hyper::body::Incoming>) -> Option<(u16, Bytes)> {
     let status = answer.status().as_u16();
     let body = Limited::new(answer.into_body(), 2 * LARGEST).collect().await.ok()?;
     Some((status, body.to_bytes()))
-}
-
-async fn dial(service: &HttpService, server: &str) -> std::io::Result<Leg> {
-    let tcp = TcpStream::connect(server).await?;
-    match &service.tls {
-        ServiceTls::None => Ok(Leg::plain(tcp)),
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
-            let config = bascule_certs::client_config(verify.ca.as_deref()).map_err(std::io::Error::other)?;
-            let name = ServerName::try_from(verify.name.clone()).map_err(std::io::Error::other)?;
-            Ok(Leg::tls(Secure::connect(tcp, config, name).await?))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,12 +10,11 @@ use std::{
 use bascule_protocols::http::lane::Lane;
 use tokio::time::{sleep_until, timeout};
 
-use super::super::{conn::Conn, hold::Stop, peer, request::Request};
+use super::super::{conn::Conn, hold::Stop, request::Request};
 use super::{
     Found, Question,
     line::{Line, To},
 };
-use crate::config::HttpAddress;
 
 /// A pool that has just taken over is not asked by everybody at once: after so long without an answer the next one may.
 const TURN: Duration = Duration::from_millis(200);
@@ -108,16 +107,8 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     let topology = world.topology.load();
     let Some(pool) = request.flight.as_ref().map(|flight| flight.pool) else { return Err(Why::Gate) };
     let Some(service) = topology.pool(pool).http.get(&request.service) else { return Err(Why::Dial) };
-    let client = conn.entry.handle.peer;
-    let proxied = service.client_address == HttpAddress::ProxyV2;
     let version = question.version(service.version);
-    let to = To {
-        service,
-        server: peer::server(service, client, question.head()),
-        header: proxied.then(|| (client, conn.local.unwrap_or(client))),
-        config: world.http.authorities.config(&service.tls, version),
-        version,
-    };
+    let to = To::server_of(&conn, service, question.head(), version);
     let turn = match request.moved {
         true => Some(world.http.turns.acquire().await.map_err(|_| Why::Dial)?),
         false => None,

@@ -12,14 +12,15 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use pingora_http::RequestHeader;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::task::JoinHandle;
 
-use super::super::dial;
+use super::super::{conn::Conn, dial, peer};
 use crate::{
-    config::{HttpService, HttpVersion, ServiceTls},
+    config::{HttpAddress, HttpService, HttpVersion, ServiceTls},
     net::{secure::Secure, stream::Leg},
 };
 
@@ -45,14 +46,33 @@ impl Drop for Line {
 
 /// Where a line leads.
 pub(in super::super) struct To<'a> {
-    pub(in super::super) service: &'a HttpService,
-    pub(in super::super) server: &'a str,
+    service: &'a HttpService,
+    server: &'a str,
     /// The client and the address that it came to, where a PROXY header says so.
-    pub(in super::super) header: Option<(SocketAddr, SocketAddr)>,
+    header: Option<(SocketAddr, SocketAddr)>,
     /// For TLS, where the service has it.
-    pub(in super::super) config: Option<Arc<ClientConfig>>,
-    /// What is spoken.
-    pub(in super::super) version: HttpVersion,
+    config: Option<Arc<ClientConfig>>,
+    version: HttpVersion,
+}
+
+impl<'a> To<'a> {
+    /// The server of a service for a client's request; what is spoken to it.
+    pub(in super::super) fn server_of(
+        conn: &Conn,
+        service: &'a HttpService,
+        head: &RequestHeader,
+        version: HttpVersion,
+    ) -> Self {
+        let client = conn.entry.handle.peer;
+        let proxied = service.client_address == HttpAddress::ProxyV2;
+        Self {
+            service,
+            server: peer::server(service, client, head),
+            header: proxied.then(|| (client, conn.local.unwrap_or(client))),
+            config: conn.world().http.authorities.config(&service.tls, version),
+            version,
+        }
+    }
 }
 
 impl Line {

@@ -19,7 +19,7 @@ use pingora_proxy::Session;
 
 use self::question::Question;
 pub(super) use self::{
-    line::Line,
+    line::{Line, To},
     open::{Open, Stream},
 };
 use super::{

@@ -19,7 +19,10 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session, found: Fo
     let mut head = question::answer(&parts, chunked)?;
     front::dress(&request.conn, &mut head)?;
     session.write_response_header(Box::new(head), bodyless).await?;
-    while !bodyless {
+    if bodyless {
+        return Ok(());
+    }
+    loop {
         let piece = tokio::select! {
             piece = body.frame() => piece,
             () = hold::gone(session) => return Err(gone()),
@@ -38,10 +41,7 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session, found: Fo
             }
         }
     }
-    if !bodyless {
-        session.write_response_body(None, true).await?;
-    }
-    Ok(())
+    session.write_response_body(None, true).await
 }
 
 fn cut(why: &'static str) -> Box<Error> {
