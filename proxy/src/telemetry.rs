@@ -150,10 +150,20 @@ pub mod labels {
     pub const HTTP_REQUESTS: &[&str] =
         &["acme", "answered", "busy", "cut", "gone", "misdirected", "redirected", "unknown"];
     /// Why a request of HTTP was refused: two parsers might read it differently, or it is too large.
-    pub const HTTP_REFUSED: &[&str] =
-        &["coding", "field", "host", "http_body_size", "http_header_size", "length", "path", "two_lengths"];
-    /// Why a request of HTTP was said again; `settled` and `doubted`: what looking after an earlier try came to.
-    pub const HTTP_AGAIN: &[&str] = &["dial", "doubted", "gate", "lost", "settled"];
+    pub const HTTP_REFUSED: &[&str] = &[
+        "chunk",
+        "coding",
+        "field",
+        "host",
+        "http_body_size",
+        "http_header_size",
+        "length",
+        "path",
+        "two_lengths",
+    ];
+    /// Why a request of HTTP was said again; `settled` and `doubted`: what looking after an earlier try came to;
+    /// `unauthorized`: a new pool refused credentials that the old one took.
+    pub const HTTP_AGAIN: &[&str] = &["dial", "doubted", "gate", "lost", "settled", "unauthorized"];
     /// What became of streams of HTTP whose server was left or lost.
     pub const HTTP_STREAMS: &[&str] =
         &["events_ended", "events_moved", "events_reopened", "polls_again", "sockets_cut", "sockets_told"];

@@ -65,6 +65,11 @@ impl Current {
         self.0.load_full()
     }
 
+    /// The current epoch, for whoever wants no more than that.
+    pub fn epoch(&self) -> Epoch {
+        self.0.load().epoch
+    }
+
     /// The pool that the cutover in progress goes to.
     pub fn target(&self) -> Option<PoolId> {
         Some(self.1.load(Ordering::Acquire)).filter(|id| *id != NONE).map(PoolId)

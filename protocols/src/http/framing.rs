@@ -37,6 +37,10 @@ pub enum Refused {
     Host,
     /// CR, LF or NUL in a value, a name that is none.
     Field,
+    /// A chunk whose size, end or trailer is not as it must be.
+    Chunk,
+    /// A head, or a trailer, that is longer than it may be.
+    TooLong,
     /// `.` or `..` as a segment of the path, also encoded: it would be routed by one path and served by another.
     Path,
 }
@@ -51,21 +55,38 @@ impl Refused {
             Self::Host => "host",
             Self::Field => "field",
             Self::Path => "path",
+            Self::Chunk => "chunk",
+            Self::TooLong => "http_header_size",
         }
     }
 
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::TwoLengths, Self::Length, Self::Coding, Self::Host, Self::Field, Self::Path];
+    /// The status that tells the client.
+    pub fn status(self) -> u16 {
+        if self == Self::TooLong { 431 } else { 400 }
+    }
+}
+
+/// What comes after a head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Next {
+    /// Bytes of its body, where they are counted.
+    pub length: u64,
+    /// Its body comes in chunks.
+    pub chunks: bool,
+    /// Something else than HTTP may come after the request.
+    pub upgrade: bool,
 }
 
 /// Fields about the connection, which HTTP/2 does not have (RFC 9113 §8.2.2).
 const CONNECTION: [&str; 5] =
     ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"];
 
+/// Fields that no `Connection` may name, and that no trailer may bring.
+pub(super) const ENDS: [&str; 3] = ["content-length", "transfer-encoding", "host"];
+
 /// Looks at a request's head.
-pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> Result<(), Refused> {
-    let (mut length, mut codings, mut hosts) = (None::<&[u8]>, 0u8, 0u8);
+pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> Result<Next, Refused> {
+    let (mut length, mut codings, mut hosts, mut upgrade) = (None::<&[u8]>, 0u8, 0u8, false);
     for (name, value) in head.fields {
         if !is_token(name) || value.iter().any(|b| b"\r\n\0".contains(b)) {
             return Err(Refused::Field);
@@ -91,6 +112,17 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
             }
         } else if is("host") {
             hosts = hosts.saturating_add(1);
+            if !value.iter().all(|b| is_of_host(*b)) {
+                return Err(Refused::Host);
+            }
+        } else if is("connection") {
+            // Whoever takes out what is named here would take out where the message ends, or for whom it is.
+            let mut named = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+            if named.any(|name| ENDS.iter().any(|end| name.eq_ignore_ascii_case(end.as_bytes()))) {
+                return Err(Refused::Field);
+            }
+        } else if is("upgrade") {
+            upgrade = true;
         }
     }
     if codings > 0 && length.is_some() {
@@ -99,18 +131,26 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
     if hosts > 1 || (hosts == 0 && head.version == Version::Http11) {
         return Err(Refused::Host);
     }
-    if path_of(head.target).split('/').any(is_dots) { Err(Refused::Path) } else { Ok(()) }
+    if head.target.bytes().any(|b| b <= b' ' || b == 0x7f) {
+        return Err(Refused::Field);
+    }
+    if path_of(head.target).split('/').any(is_dots) {
+        return Err(Refused::Path);
+    }
+    // Digits, and not too many of them: it cannot fail.
+    let length = length.and_then(|length| str::from_utf8(length).ok()?.parse().ok()).unwrap_or(0);
+    Ok(Next { length, chunks: codings > 0, upgrade })
 }
 
 /// The same for a head of HTTP/1 as it came, from the request line on: what a parser mended shows here.
-pub fn check_raw(head: &[u8]) -> Result<(), Refused> {
+pub fn check_raw(head: &[u8]) -> Result<Next, Refused> {
     let text = str::from_utf8(head).map_err(|_| Refused::Field)?;
     let mut lines = text.trim_start_matches("\r\n").split("\r\n");
     let line = lines.next().unwrap_or_default();
     let mut words = line.split(' ');
     let (target, version) = match (words.next(), words.next(), words.next(), words.next()) {
-        (Some(_), Some(target), Some("HTTP/1.1"), None) => (target, Version::Http11),
-        (Some(_), Some(target), Some("HTTP/1.0"), None) => (target, Version::Http10),
+        (Some(method), Some(target), Some("HTTP/1.1"), None) if is_token(method) => (target, Version::Http11),
+        (Some(method), Some(target), Some("HTTP/1.0"), None) if is_token(method) => (target, Version::Http10),
         _ => return Err(Refused::Field),
     };
     let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
@@ -135,8 +175,26 @@ pub fn path_of(target: &str) -> &str {
     }
 }
 
+/// A host with its port (RFC 3986 §3.2.2), as far as no other part of an address can be in it.
+fn is_of_host(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&b)
+}
+
+/// A request target without scheme and authority; `None`: it has none.
+pub fn without_authority(target: &str) -> Option<String> {
+    let (scheme, rest) = target.split_once("://")?;
+    if scheme.contains(['/', '?', '#']) {
+        return None;
+    }
+    Some(match rest.find(['/', '?']).map(|at| &rest[at..]) {
+        Some(path) if path.starts_with('/') => path.to_owned(),
+        Some(query) => format!("/{query}"),
+        None => "/".to_owned(),
+    })
+}
+
 /// RFC 9110 §5.6.2.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.bytes().all(tchar)
 }
@@ -154,7 +212,7 @@ mod tests {
 
     fn checked(version: Version, target: &str, fields: &[(&str, &str)]) -> Result<(), Refused> {
         let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
-        check(Head { target, version, fields })
+        check(Head { target, version, fields }).map(drop)
     }
 
     fn fields(more: &[(&'static str, &'static str)]) -> Result<(), Refused> {
@@ -202,6 +260,10 @@ mod tests {
         ] {
             assert_eq!(fields(&[(name, value)]), Err(Refused::Field), "{name:?} {value:?}");
         }
+        for named in ["Host", "close, content-length", "x,Transfer-Encoding ,y"] {
+            assert_eq!(fields(&[("Connection", named)]), Err(Refused::Field), "{named}");
+        }
+        assert_eq!(fields(&[("Connection", "close, X-Host")]), Ok(()));
         for name in ["connection", "Transfer-Encoding", "upgrade", "keep-alive"] {
             let said = checked(Version::Http2, "/", &[(name, "chunked")]);
             assert_eq!(said, Err(Refused::Field), "{name}");
@@ -223,9 +285,24 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", Err(Refused::Field)),
             ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
             ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", Err(Refused::Field)),
+            ("G{T / HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
+            ("GET /\rX HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost: h/x\r\n\r\n", Err(Refused::Host)),
+            ("GET / HTTP/1.1\r\nHost: user@h\r\n\r\n", Err(Refused::Host)),
+            ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Ok(())),
         ] {
-            assert_eq!(check_raw(head.as_bytes()), said, "{head:?}");
+            assert_eq!(check_raw(head.as_bytes()).map(drop), said, "{head:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_after_a_head_is_told() {
+        let next = |more: &str| check_raw(format!("POST / HTTP/1.1\r\nHost: h\r\n{more}\r\n").as_bytes());
+        let none = Next::default();
+        assert_eq!(next(""), Ok(none));
+        assert_eq!(next("Content-Length: 050\r\n"), Ok(Next { length: 50, ..none }));
+        assert_eq!(next("Transfer-Encoding: chunked\r\n"), Ok(Next { chunks: true, ..none }));
+        assert_eq!(next("Upgrade: h2c\r\n"), Ok(Next { upgrade: true, ..none }));
     }
 
     #[test]
@@ -252,6 +329,20 @@ mod tests {
         }
         for good in ["/", "/a..b/...", "/.well-known/caldav", "/x?y=/../z", "*", "http://h", "/%2ehidden"] {
             assert_eq!(checked(Version::Http11, good, &[("Host", "h")]), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_told_without_whom() {
+        for (target, path) in [
+            ("http://h.test:80/a?b=http://c", Some("/a?b=http://c")),
+            ("https://h?x", Some("/?x")),
+            ("http://h", Some("/")),
+            ("/a?to=http://x/y", None),
+            ("/a/http://x", None),
+            ("*", None),
+        ] {
+            assert_eq!(without_authority(target).as_deref(), path, "{target}");
         }
     }
 

@@ -1,8 +1,7 @@
 //! HTTP as far as it is policy: what may be said again, what is known about a request, what is refused, and when a client
 //! is to come back (semantics §3).
 //!
-//! Rule: nothing in here parses HTTP or moves bytes; the data plane does that, and asks. What is followed are streams that
-//! outlive a server: events and frames.
+//! Rule: nothing in here changes or moves bytes; the data plane does that, and asks.
 
 pub mod busy;
 pub mod events;
@@ -13,3 +12,4 @@ pub mod lane;
 pub mod method;
 pub mod replay;
 mod wbxml;
+pub mod wire;

@@ -82,9 +82,9 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         names: Default::default(),
         delivered: Arc::default(),
         connectors: Connectors::new(&config.pools)?,
-        http: http::Shared::new(&config)?,
+        http: http::Shared::open(&config)?,
         holds: Default::default(),
-        spool: Spool::new(&config.server.state_dir, config.limits.spool)
+        spool: Spool::new(&config.server.state_dir, config.limits.spool, config.limits.spool_memory)
             .context("the spool cannot be made")?,
         metrics,
         config,

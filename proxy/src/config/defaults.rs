@@ -70,6 +70,8 @@ pub const UPLOAD_MEMORY: usize = 256 * KIB;
 pub const UPLOAD: u64 = 64 * MIB;
 /// Thirty-two uploads of full length at once.
 pub const SPOOL: u64 = 2048 * MIB;
+/// Sixty messages of a megabyte at once cost no file.
+pub const SPOOL_MEMORY: u64 = 64 * MIB;
 /// Dovecot's own bound before the login.
 pub const LOGIN: Duration = Duration::from_secs(180);
 /// Hold and paced resume together; clients give up at one minute or later.

@@ -89,14 +89,16 @@ pub enum HttpAddress {
     None,
 }
 
-/// `balance = "address" | "identity" | "cookie:NAME" | "header:NAME"`
+/// `balance = "address" | "identity" | "cookie" | "cookie:NAME" | "header:NAME"`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpBalance {
     /// By the client's address.
     Address,
     /// By the name in the credentials, by the address where there are none.
     Identity,
-    /// By this cookie's value.
+    /// By a cookie of the proxy's own, signed, that is good for one epoch.
+    Own,
+    /// By the server that set this cookie.
     Cookie(String),
     /// By this field's value.
     Header(String),

@@ -536,12 +536,14 @@ pub struct Limits {
     pub held_bytes: usize,
     /// Held commands per session.
     pub held_commands: usize,
-    /// Upload bytes kept in memory per upload.
+    /// Bytes of an upload that always stay in memory.
     pub upload_memory: usize,
     /// Longest upload that the proxy keeps.
     pub upload: u64,
     /// Disk for all kept uploads.
     pub spool: u64,
+    /// Memory for all kept uploads above `upload_memory`; what does not fit goes to the disk.
+    pub spool_memory: u64,
     /// Time to log in, from the greeting.
     pub login: Duration,
     /// Longest wait of one client command.

@@ -239,6 +239,7 @@ pub(super) struct Limits {
     pub(super) upload_memory: Maybe<Size>,
     pub(super) upload: Maybe<Size>,
     pub(super) spool: Maybe<Size>,
+    pub(super) spool_memory: Maybe<Size>,
     pub(super) login: Maybe<Time>,
     pub(super) command_ceiling: Maybe<Time>,
     pub(super) login_ceiling: Maybe<Time>,

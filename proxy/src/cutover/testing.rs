@@ -135,6 +135,7 @@ fn limits() -> Limits {
         upload_memory: 65536,
         upload: 1 << 20,
         spool: 1 << 24,
+        spool_memory: 0,
         login: 60 * second,
         command_ceiling: 60 * second,
         login_ceiling: 45 * second,
@@ -363,7 +364,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
         connectors: crate::net::tls::Connectors::default(),
         http: Default::default(),
         holds: crate::session::holds::Holds::default(),
-        spool: Spool::new(&config.server.state_dir, 1 << 20).unwrap(),
+        spool: Spool::new(&config.server.state_dir, 1 << 20, 0).unwrap(),
         metrics: Arc::new(crate::telemetry::Metrics::new()),
         config: Arc::new(config),
     })

@@ -5,13 +5,15 @@
 
 use std::cell::RefCell;
 
-/// Bytes read at once. Twice as many make a large answer 3-4 % cheaper and cost a slow reader twice the memory
+/// Bytes passed on at once. Twice as many make a large answer 3-4 % cheaper and cost a slow reader twice the memory
 /// (measured: `bench/README.md`).
-pub const SIZE: usize = 32 * 1024;
+pub const READ: usize = 32 * 1024;
+/// A room: so many bytes as two TLS records, so that of records as large as they come no half stays behind.
+pub const SIZE: usize = READ + 1024;
 /// The largest room: a TLS handshake message of 64 KiB with its records' heads.
 const LARGEST: usize = 128 * 1024;
-/// Rooms that a thread keeps.
-const KEPT: usize = 64;
+/// Rooms that a thread keeps: a message of 4 MiB, or more of them that are smaller.
+const KEPT: usize = 128;
 
 thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -29,6 +31,35 @@ impl Buffer {
     /// Whether there is no byte, and so no room.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// How much memory they take.
+    pub fn room(&self) -> usize {
+        self.room.len()
+    }
+
+    /// The first `n` bytes with their room; the rest gets another one.
+    pub fn take(&mut self, n: usize) -> Self {
+        let mut taken = std::mem::take(self);
+        let end = (taken.start + n).min(taken.end);
+        if end < taken.end {
+            self.push(&taken.room[end..taken.end]);
+        }
+        taken.end = end;
+        taken
+    }
+
+    /// Puts as many of `bytes` behind the others as the room has space for, and says how many.
+    pub fn fit(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.room.len() - self.end);
+        self.room[self.end..self.end + n].copy_from_slice(&bytes[..n]);
+        self.end += n;
+        n
     }
 
     /// The bytes.
@@ -67,6 +98,10 @@ impl Buffer {
 
     /// Puts `bytes` behind the others.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.end + bytes.len() > self.room.len() && self.start > 0 {
+            self.room.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.len());
+        }
         let need = self.end + bytes.len();
         if need > self.room.len() {
             self.grow(need.max(SIZE));
@@ -77,7 +112,7 @@ impl Buffer {
 
     /// The stream waits: what is left needs no more room than it has bytes.
     pub fn rest(&mut self) {
-        if self.end - self.start < self.room.len() / 2 {
+        if self.len() < self.room.len() / 2 {
             let rest: Box<[u8]> = self.bytes().into();
             let end = rest.len();
             self.give_back();
@@ -88,7 +123,7 @@ impl Buffer {
     fn make_space(&mut self) {
         if self.start > 0 {
             self.room.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
+            (self.start, self.end) = (0, self.len());
         } else if self.room.len() < LARGEST {
             self.grow(if self.room.len() < SIZE { SIZE } else { LARGEST });
         }
@@ -182,6 +217,31 @@ mod tests {
         assert_eq!((buffer.bytes(), buffer.room.len()), (&b"and a half"[..], 10));
         buffer.push(b" more");
         assert_eq!(buffer.bytes(), b"and a half more");
+    }
+
+    #[test]
+    fn what_is_taken_takes_its_room() {
+        let mut buffer = Buffer::default();
+        buffer.push(b"many bytes and a rest");
+        buffer.consume(5);
+        let address = buffer.room.as_ptr();
+        let mut taken = buffer.take(9);
+        assert_eq!((taken.bytes(), taken.room.as_ptr()), (&b"bytes and"[..], address));
+        assert_eq!((taken.fit(b" more"), taken.bytes()), (5, &b"bytes and more"[..]));
+        assert_eq!(buffer.bytes(), b" a rest");
+        assert_eq!(buffer.take(100).bytes(), b" a rest");
+        assert!(buffer.is_empty() && buffer.room.is_empty());
+    }
+
+    #[test]
+    fn what_is_pushed_and_consumed_in_turns_needs_no_more_room() {
+        let mut buffer = Buffer::default();
+        buffer.push(&[7; 1000]);
+        for _ in 0..100 {
+            buffer.push(&[7; 1000]);
+            buffer.consume(1000);
+        }
+        assert_eq!((buffer.len(), buffer.room()), (1000, SIZE));
     }
 
     #[test]

@@ -11,23 +11,24 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+use super::buffer::Buffer;
+
 /// What one side has not taken yet.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    bytes: Vec<u8>,
-    at: usize,
+    bytes: Buffer,
     unflushed: bool,
 }
 
 impl Outgoing {
     /// Whether everything was taken by the socket.
     pub fn is_empty(&self) -> bool {
-        self.at == self.bytes.len()
+        self.bytes.is_empty()
     }
 
     /// Bytes kept.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.at
+        self.bytes.len()
     }
 
     /// Writes `bytes` after what is pending. What the socket does not take is copied and kept.
@@ -42,7 +43,7 @@ impl Outgoing {
             }
         }
         if !bytes.is_empty() {
-            self.bytes.extend_from_slice(bytes);
+            self.bytes.push(bytes);
         }
         Ok(())
     }
@@ -50,7 +51,7 @@ impl Outgoing {
     /// Keeps `bytes` until the next [`Self::poll_flush`]: for many small pieces in a row.
     pub fn keep(&mut self, bytes: &[u8]) {
         self.unflushed |= !bytes.is_empty();
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.push(bytes);
     }
 
     /// Writes what is pending and flushes.
@@ -60,14 +61,14 @@ impl Outgoing {
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))?;
-            if n == 0 {
+            let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, self.bytes.bytes())? else {
+                self.bytes.rest();
+                return Poll::Pending;
+            };
+            if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.at += n;
-        }
-        if self.at > 0 {
-            (self.bytes, self.at) = (Vec::new(), 0);
+            self.bytes.consume(written);
         }
         if self.unflushed {
             ready!(Pin::new(&mut *to).poll_flush(cx))?;

@@ -1,7 +1,8 @@
-//! Uploads that are kept until a backend has acknowledged them: small ones in memory, larger ones in a file
+//! Uploads that are kept until a backend has acknowledged them: in memory, and those that are too large for it in a file
 //! without a name, so that nothing is left behind after a crash.
 //!
-//! Rule: the bytes of all files stand in one budget; past it the upload is refused, never the memory grown.
+//! Rule: the bytes of all files stand in one budget, and so does the memory of all uploads that are not small. Past the
+//! memory there are files; past the files the upload is refused.
 
 use std::{
     fs::File,
@@ -14,27 +15,54 @@ use std::{
     },
 };
 
-use super::buffer;
+use super::buffer::{self, Buffer};
 
-/// The place and the budget of all kept uploads.
+/// The place and the budgets of all kept uploads.
 #[derive(Debug)]
 pub struct Spool {
     dir: PathBuf,
-    budget: u64,
+    files: Budget,
+    memory: Budget,
+}
+
+/// Bytes that are there for all, and those that are taken.
+#[derive(Debug)]
+struct Budget {
+    all: u64,
     used: AtomicU64,
 }
 
+impl Budget {
+    fn of(all: u64) -> Self {
+        Self { all, used: AtomicU64::new(0) }
+    }
+
+    fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes them, and says whether they were there.
+    fn take(&self, bytes: u64) -> bool {
+        self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.all
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Spool {
-    /// Files go to `state_dir/spool`, `budget` bytes at most.
-    pub fn new(state_dir: &Path, budget: u64) -> io::Result<Arc<Self>> {
+    /// Files go to `state_dir/spool`, `files` bytes at most. Of uploads that are not small, `memory` bytes at most stay
+    /// out of it.
+    pub fn new(state_dir: &Path, files: u64, memory: u64) -> io::Result<Arc<Self>> {
         let dir = state_dir.join("spool");
         std::fs::create_dir_all(&dir)?;
-        Ok(Arc::new(Self { dir, budget, used: AtomicU64::new(0) }))
+        Ok(Arc::new(Self { dir, files: Budget::of(files), memory: Budget::of(memory) }))
     }
 
     /// Bytes in files now.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.files.used()
     }
 }
 
@@ -45,54 +73,59 @@ pub struct Body {
     memory: Memory,
     file: Option<File>,
     len: u64,
-    counted: u64,
+    /// What it has of the budgets.
+    in_file: u64,
+    in_memory: u64,
 }
+
+/// An upload goes to a file at so many times the size of a small one, though there be memory: to move it there takes its
+/// thread a millisecond for each megabyte.
+const LARGE: usize = 16;
+/// The most that are kept as they are.
+const FEW: usize = 4 * 1024;
+/// A room that is less than half full is not worth to be kept for what is in it.
+const WORTH: usize = buffer::READ / 2;
 
 /// Bytes in memory: a few as they are, more of them in rooms that the thread uses again and again, so that a message
 /// costs neither a page fault nor a second copy as it grows.
 #[derive(Debug, Default)]
 struct Memory {
     few: Vec<u8>,
-    rooms: Vec<Box<[u8]>>,
+    rooms: Vec<Buffer>,
     len: usize,
+    /// Of the rooms.
+    taken: usize,
 }
 
-/// The most that are kept as they are.
-const FEW: usize = 4 * 1024;
-
 impl Memory {
-    fn len(&self) -> usize {
-        self.len
+    fn push(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len();
+        if self.rooms.is_empty() && self.len <= FEW {
+            return self.few.extend_from_slice(bytes);
+        }
+        if let Some(last) = self.rooms.last_mut() {
+            bytes = &bytes[last.fit(bytes)..];
+        }
+        for bytes in bytes.chunks(buffer::SIZE) {
+            let mut room = Buffer::default();
+            room.push(bytes);
+            self.add(room);
+        }
     }
 
-    fn push(&mut self, mut bytes: &[u8]) {
-        if self.len + bytes.len() <= FEW {
-            self.few.extend_from_slice(bytes);
-            self.len += bytes.len();
-            return;
-        }
-        if self.rooms.is_empty() {
-            let few = std::mem::take(&mut self.few);
-            self.rooms.push(buffer::room());
-            self.rooms[0][..few.len()].copy_from_slice(&few);
-        }
-        while !bytes.is_empty() {
-            let (room, at) = (self.len / buffer::SIZE, self.len % buffer::SIZE);
-            if room == self.rooms.len() {
-                self.rooms.push(buffer::room());
-            }
-            let n = bytes.len().min(buffer::SIZE - at);
-            self.rooms[room][at..at + n].copy_from_slice(&bytes[..n]);
-            self.len += n;
-            bytes = &bytes[n..];
-        }
+    fn adopt(&mut self, room: Buffer) {
+        self.len += room.len();
+        self.add(room);
+    }
+
+    fn add(&mut self, room: Buffer) {
+        self.taken += room.room();
+        self.rooms.push(room);
     }
 
     /// All bytes, in order.
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let rooms = self.rooms.iter().enumerate();
-        let full = rooms.map(|(at, room)| &room[..buffer::SIZE.min(self.len - at * buffer::SIZE)]);
-        std::iter::once(&*self.few).chain(full)
+        std::iter::once(&*self.few).chain(self.rooms.iter().map(Buffer::bytes))
     }
 
     fn read(&self, at: usize, buffer: &mut [u8]) -> usize {
@@ -105,12 +138,6 @@ impl Memory {
             read += n;
         }
         read
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.rooms.drain(..).for_each(buffer::keep);
     }
 }
 
@@ -128,7 +155,7 @@ pub enum SpoolError {
 impl Body {
     /// Nothing yet.
     pub fn new(spool: Arc<Spool>) -> Self {
-        Self { spool, memory: Memory::default(), file: None, len: 0, counted: 0 }
+        Self { spool, memory: Memory::default(), file: None, len: 0, in_file: 0, in_memory: 0 }
     }
 
     /// Bytes kept.
@@ -141,27 +168,35 @@ impl Body {
         self.len == 0
     }
 
-    /// Appends; past `memory` bytes the whole goes to a file. Pages go to the kernel's cache, so this does not
-    /// wait for a disk that keeps up.
-    pub fn push(&mut self, bytes: &[u8], memory: usize) -> Result<(), SpoolError> {
-        if self.file.is_none() && self.memory.len() + bytes.len() > memory {
-            let mut file = tempfile::tempfile_in(&self.spool.dir)?;
-            self.count(self.memory.len() as u64)?;
-            for piece in self.memory.pieces() {
-                io::Write::write_all(&mut file, piece)?;
+    /// Whether a room with so many bytes is better adopted than copied.
+    pub fn adopts(&self, bytes: usize) -> bool {
+        self.file.is_none() && bytes >= WORTH
+    }
+
+    /// Appends. Up to `small` bytes stay in memory; what is more, where there is memory for it, and goes to a file
+    /// otherwise. Pages go to the kernel's cache, so this does not wait for a disk that keeps up.
+    pub fn push(&mut self, bytes: &[u8], small: usize) -> Result<(), SpoolError> {
+        if let Some(file) = &self.file {
+            self.in_file += bytes.len() as u64;
+            if !self.spool.files.take(bytes.len() as u64) {
+                return Err(SpoolError::Full);
             }
-            self.memory = Memory::default();
-            self.file = Some(file);
-        }
-        if self.file.is_some() {
-            self.count(bytes.len() as u64)?;
-        }
-        match &self.file {
-            Some(file) => file.write_all_at(bytes, self.len)?,
-            None => self.memory.push(bytes),
+            file.write_all_at(bytes, self.len)?;
+        } else {
+            self.memory.push(bytes);
         }
         self.len += bytes.len() as u64;
-        Ok(())
+        self.settle(small)
+    }
+
+    /// Appends the bytes of a room with the room, if it [`Self::adopts`] it.
+    pub fn adopt(&mut self, room: Buffer, small: usize) -> Result<(), SpoolError> {
+        if !self.adopts(room.len()) {
+            return self.push(room.bytes(), small);
+        }
+        self.len += room.len() as u64;
+        self.memory.adopt(room);
+        self.settle(small)
     }
 
     /// Up to `buffer.len()` bytes from `at`.
@@ -172,16 +207,38 @@ impl Body {
         }
     }
 
-    fn count(&mut self, bytes: u64) -> Result<(), SpoolError> {
-        let used = self.spool.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.counted += bytes;
-        if used > self.spool.budget { Err(SpoolError::Full) } else { Ok(()) }
+    /// What is not small needs a part of the budget, or a file.
+    fn settle(&mut self, small: usize) -> Result<(), SpoolError> {
+        if self.memory.len <= small {
+            return Ok(());
+        }
+        let taken = self.memory.few.len() + self.memory.taken;
+        let more = (taken as u64).saturating_sub(self.in_memory);
+        self.in_memory += more;
+        let fits = more == 0 || self.spool.memory.take(more);
+        if fits && self.memory.len <= small.saturating_mul(LARGE) { Ok(()) } else { self.spill() }
+    }
+
+    fn spill(&mut self) -> Result<(), SpoolError> {
+        let mut file = tempfile::tempfile_in(&self.spool.dir)?;
+        self.in_file = self.memory.len as u64;
+        if !self.spool.files.take(self.in_file) {
+            return Err(SpoolError::Full);
+        }
+        for piece in self.memory.pieces() {
+            io::Write::write_all(&mut file, piece)?;
+        }
+        self.file = Some(file);
+        self.memory = Memory::default();
+        self.spool.memory.give_back(std::mem::take(&mut self.in_memory));
+        Ok(())
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.spool.used.fetch_sub(self.counted, Ordering::Relaxed);
+        self.spool.files.give_back(self.in_file);
+        self.spool.memory.give_back(self.in_memory);
     }
 }
 
@@ -189,52 +246,131 @@ impl Drop for Body {
 mod tests {
     use super::*;
 
+    fn spool(files: u64, memory: u64) -> (tempfile::TempDir, Arc<Spool>) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(dir.path(), files, memory).unwrap();
+        (dir, spool)
+    }
+
+    fn all(body: &Body) -> Vec<u8> {
+        let (mut read, mut room) = (Vec::new(), [0; 5000]);
+        loop {
+            match body.read(read.len() as u64, &mut room).unwrap() {
+                0 => return read,
+                n => read.extend_from_slice(&room[..n]),
+            }
+        }
+    }
+
+    fn bytes(size: usize) -> Vec<u8> {
+        (0..size).map(|n| (n % 251) as u8).collect()
+    }
+
+    fn room(bytes: &[u8]) -> Buffer {
+        let mut room = Buffer::default();
+        room.push(bytes);
+        room
+    }
+
     #[test]
     fn memory_keeps_a_message_of_any_size_in_any_pieces() {
+        let (_dir, spool) = spool(0, 0);
         for (size, piece) in
             [(10, 3), (FEW, 1000), (FEW + 1, FEW), (200_000, 7000), (3 * buffer::SIZE, buffer::SIZE)]
         {
-            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let mut memory = Memory::default();
-            bytes.chunks(piece).for_each(|piece| memory.push(piece));
-            assert_eq!(memory.pieces().collect::<Vec<_>>().concat(), bytes);
-            let mut read = Vec::new();
-            let mut room = [0; 5000];
-            while read.len() < size {
-                let n = memory.read(read.len(), &mut room);
-                read.extend_from_slice(&room[..n]);
+            for adopted in [false, true] {
+                let bytes = bytes(size);
+                let mut body = Body::new(spool.clone());
+                for (n, piece) in bytes.chunks(piece).enumerate() {
+                    match adopted && n % 3 == 1 {
+                        true => body.adopt(room(piece), usize::MAX).unwrap(),
+                        false => body.push(piece, usize::MAX).unwrap(),
+                    }
+                }
+                assert_eq!(all(&body), bytes);
+                assert_eq!(body.len(), size as u64);
             }
-            assert_eq!((memory.read(size, &mut room), memory.len()), (0, size));
-            assert_eq!(read, bytes);
         }
     }
 
     #[test]
     fn what_was_pushed_is_read_in_memory_and_in_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path(), 1000).unwrap();
-        for memory in [0, 5, 1000] {
+        let (dir, spool) = spool(1000, 0);
+        for small in [0, 5, 1000] {
             let mut body = Body::new(spool.clone());
             for piece in [&b"hello"[..], b" ", b"world"] {
-                body.push(piece, memory).unwrap();
+                body.push(piece, small).unwrap();
             }
-            let mut buffer = [0; 100];
-            assert_eq!(body.read(0, &mut buffer).unwrap(), 11);
-            assert_eq!(&buffer[..11], b"hello world");
-            assert_eq!(body.read(6, &mut buffer).unwrap(), 5);
-            assert_eq!(spool.used(), if memory < 11 { 11 } else { 0 });
+            assert_eq!(all(&body), b"hello world");
+            let mut rest = [0; 100];
+            assert_eq!(body.read(6, &mut rest).unwrap(), 5);
+            assert_eq!(spool.used(), if small < 11 { 11 } else { 0 });
         }
         assert_eq!(spool.used(), 0);
         assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 0);
     }
 
     #[test]
+    fn a_room_that_is_worth_it_is_adopted_and_not_copied() {
+        let (_dir, spool) = spool(0, 0);
+        let full = room(&bytes(WORTH));
+        let address = full.bytes().as_ptr();
+        let mut body = Body::new(spool);
+        body.push(b"few", 1 << 20).unwrap();
+        body.adopt(full, 1 << 20).unwrap();
+        body.push(b"more", 1 << 20).unwrap();
+        body.adopt(room(b"some"), 1 << 20).unwrap();
+        assert_eq!(body.memory.rooms.len(), 1);
+        assert_eq!(body.memory.rooms[0].bytes().as_ptr(), address);
+        assert_eq!(all(&body), [&b"few"[..], &bytes(WORTH), b"moresome"].concat());
+    }
+
+    #[test]
+    fn what_is_not_small_stays_while_there_is_memory() {
+        let (_dir, spool) = spool(1 << 20, 3 * buffer::SIZE as u64);
+        let small = 8 * 1024;
+        let mut bodies = Vec::new();
+        for (n, in_files) in [0, 0, 0, 1].into_iter().enumerate() {
+            let mut body = Body::new(spool.clone());
+            body.push(&bytes(10_000), small).unwrap();
+            assert_eq!(all(&body), bytes(10_000));
+            assert_eq!(spool.used(), in_files * 10_000, "body {n}");
+            bodies.push(body);
+        }
+        bodies.remove(0);
+        let mut next = Body::new(spool.clone());
+        next.push(&bytes(10_000), small).unwrap();
+        assert_eq!(spool.used(), 10_000, "what one gave back another has");
+        // In the memory that it has there is room for more, and then there is none.
+        next.push(&bytes(20_000), small).unwrap();
+        assert_eq!(spool.used(), 10_000);
+        next.push(&bytes(20_000), small).unwrap();
+        assert_eq!(spool.used(), 60_000);
+        assert_eq!(all(&next), [bytes(10_000), bytes(20_000), bytes(20_000)].concat());
+        drop((bodies, next));
+        assert_eq!((spool.used(), spool.memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_large_one_goes_to_a_file_though_there_be_memory() {
+        let (_dir, spool) = spool(1 << 20, 1 << 30);
+        let mut body = Body::new(spool.clone());
+        body.push(&bytes(LARGE * 1000), 1000).unwrap();
+        assert_eq!(spool.used(), 0);
+        body.push(b"1", 1000).unwrap();
+        assert_eq!((spool.used(), spool.memory.used()), (LARGE as u64 * 1000 + 1, 0));
+    }
+
+    #[test]
     fn past_the_budget_the_upload_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path(), 8).unwrap();
+        let (_dir, spool) = spool(8, 0);
         let mut body = Body::new(spool.clone());
         body.push(b"12345678", 0).unwrap();
         assert!(matches!(body.push(b"9", 0), Err(SpoolError::Full)));
+        drop(body);
+        assert_eq!(spool.used(), 0);
+        let mut body = Body::new(spool.clone());
+        assert!(matches!(body.push(b"123456789", 0), Err(SpoolError::Full)));
         drop(body);
         assert_eq!(spool.used(), 0);
     }

@@ -13,7 +13,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::net::{buffer::Buffer, secure::Secure};
+use crate::net::{
+    buffer::{Buffer, READ},
+    secure::Secure,
+};
 
 /// A leg to a client or to a backend.
 #[derive(Debug)]
@@ -51,6 +54,14 @@ impl Leg {
         }
     }
 
+    /// The first `n` of the bytes that were read and not consumed, with the room that they are in.
+    pub fn take(&mut self, n: usize) -> Buffer {
+        match self {
+            Self::Plain(plain) => plain.buffer.take(n),
+            Self::Tls(tls) => tls.take(n),
+        }
+    }
+
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         match self {
@@ -60,14 +71,17 @@ impl Leg {
     }
 }
 
-/// Reads what is there behind `buffer`'s bytes; 0 is the end. No room is taken before something is there.
+/// Reads `most` of what is there behind `buffer`'s bytes; 0 is the end. No room is taken before something is there.
 pub(super) fn poll_fill(
     tcp: &mut TcpStream,
     cx: &mut Context<'_>,
     buffer: &mut Buffer,
+    most: usize,
 ) -> Poll<io::Result<usize>> {
     ready!(tcp.poll_read_ready(cx))?;
     let space = buffer.space();
+    let most = most.min(space.len());
+    let space = &mut space[..most];
     if space.is_empty() {
         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message without an end")));
     }
@@ -82,7 +96,7 @@ pub(super) fn poll_fill(
 impl Plain {
     fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.buffer.is_empty() {
-            ready!(poll_fill(&mut self.tcp, cx, &mut self.buffer))?;
+            ready!(poll_fill(&mut self.tcp, cx, &mut self.buffer, READ))?;
         }
         Poll::Ready(Ok(self.buffer.bytes()))
     }

@@ -175,6 +175,11 @@ impl Bascule {
         (self.address, setup::HTTPS).into()
     }
 
+    /// The one that leads there, if the setup has it.
+    pub fn redirect(&self) -> SocketAddr {
+        (self.address, setup::REDIRECT).into()
+    }
+
     /// How clients protect themselves where TLS comes first.
     pub fn tls(&self) -> Result<Security> {
         Ok(Security::Tls(trusting(&self.authority.pem())?, Self::HOST.try_into()?))

@@ -17,6 +17,7 @@ pub(super) const SUBMISSIONS: u16 = 10465;
 pub(super) const LMTP: u16 = 10024;
 pub(super) const HTTP: u16 = 10080;
 pub(super) const HTTPS: u16 = 10443;
+pub(super) const REDIRECT: u16 = 10079;
 
 /// The listeners for mail: name, protocol, port, `tls`.
 const LISTENERS: [(&str, &str, u16, &str); 5] = [
@@ -40,6 +41,10 @@ pub struct Setup {
     pub mail: String,
     /// The lines of the listeners for HTTP, their routes among them; empty: there are none.
     pub http: String,
+    /// Further lines of the one over TLS.
+    pub https: String,
+    /// The lines of one more, in clear text and without routes; empty: it is not there.
+    pub redirect: String,
     /// The lines of `[cutover]`.
     pub cutover: String,
     /// Further tables: checks, limits.
@@ -55,6 +60,8 @@ impl Default for Setup {
             pools: Vec::new(),
             mail: String::new(),
             http: String::new(),
+            https: String::new(),
+            redirect: String::new(),
             cutover: String::new(),
             tables: String::new(),
         }
@@ -79,8 +86,8 @@ pub struct Pool {
     pub capabilities: Vec<String>,
     /// Its servers for mail. A listener stands for each that all pools have.
     pub mail: Vec<Service>,
-    /// Its services of HTTP: the name, the server and further lines.
-    pub http: Vec<(&'static str, SocketAddr, String)>,
+    /// Its services of HTTP: the name, the servers and further lines.
+    pub http: Vec<(&'static str, Vec<SocketAddr>, String)>,
     /// How it is made unable to write.
     pub fence: Option<Fence>,
     /// How it is made able to write.
@@ -134,20 +141,30 @@ impl Setup {
                 self.mail
             );
         }
-        for (name, port, tls) in [("http", HTTP, "none"), ("https", HTTPS, "implicit")] {
-            if !self.http.is_empty() {
-                let bind = format!("{address}:{port}");
-                let _ = writeln!(
-                    text,
-                    "[listener.{name}]\nprotocol = \"http\"\nbind = [{bind:?}]\ntls = {tls:?}\n{}",
-                    self.http
-                );
-            }
+        for (name, port, tls, lines) in self.web() {
+            let bind = format!("{address}:{port}");
+            let _ = writeln!(
+                text,
+                "[listener.{name}]\nprotocol = \"http\"\nbind = [{bind:?}]\ntls = {tls:?}\n{lines}"
+            );
         }
         for pool in &self.pools {
             let _ = write!(text, "{pool}");
         }
         text + "[cutover]\n" + &self.cutover + "\n" + &self.tables
+    }
+
+    /// The listeners for HTTP: name, port, `tls`, lines.
+    fn web(&self) -> Vec<(&str, u16, &str, String)> {
+        let mut all = Vec::new();
+        if !self.http.is_empty() {
+            all.push(("http", HTTP, "none", self.http.clone()));
+            all.push(("https", HTTPS, "implicit", format!("{}{}", self.http, self.https)));
+        }
+        if !self.redirect.is_empty() {
+            all.push(("redirect", REDIRECT, "none", self.redirect.clone()));
+        }
+        all
     }
 
     fn serves(&self, protocol: &str) -> bool {
@@ -178,8 +195,9 @@ impl fmt::Display for Pool {
             writeln!(f, "[pool.{name}.{protocol}]\nservers = [\"{server}\"]\n{lines}")?;
             protect(f, *server, tls.as_ref())?;
         }
-        for (service, server, lines) in &self.http {
-            writeln!(f, "[pool.{name}.http.{service}]\nservers = [\"{server}\"]\n{lines}")?;
+        for (service, servers, lines) in &self.http {
+            let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            writeln!(f, "[pool.{name}.http.{service}]\nservers = {servers:?}\n{lines}")?;
         }
         if let Some(Fence { kind, engage, release }) = &self.fence {
             writeln!(f, "[pool.{name}.fence]\nkind = {kind:?}")?;

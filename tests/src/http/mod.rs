@@ -1,13 +1,15 @@
-//! Clients for HTTP: one that writes requests byte by byte, and one for HTTP/2.
+//! Clients for HTTP: one that writes requests byte by byte, one for HTTP/2, and one that writes its frames.
 //!
 //! Rule: nothing is said again and nothing is mended; what comes back is what was said.
 
 mod events;
+mod frames;
 mod one;
 mod two;
 
 pub use self::{
     events::{Event, Events},
+    frames::{Frame, Frames},
     one::Client,
     two::Two,
 };

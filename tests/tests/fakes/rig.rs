@@ -33,12 +33,15 @@ pub(super) const PASSWORD: &str = "secret";
 /// Messages in everybody's INBOX.
 pub(super) const MAIL: u32 = 3;
 
-/// Where the web servers listen.
+/// Where the web servers listen, and their twins.
 const WEB: u16 = 10081;
+const TWIN: u16 = 10082;
 /// The name in their certificate.
 const WEB_NAME: &str = "web.test";
 const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }, \
                       { path = \"/poll\", service = \"webmail\", long_poll = true }]\n";
+const ROUTES_OF_TWO: &str = "routes = [{ path = \"/\", service = \"webmail\" }, { path = \"/cal\", service = \"dav\" }, \
+                              { host = \"dav.test\", path = \"/\", service = \"dav\" }]\n";
 
 /// The hooks as the proxy's configuration calls them.
 pub(super) const BARRIER: &str = "caught-up old";
@@ -57,6 +60,10 @@ pub(super) struct Plan {
     ceiling: &'static str,
     mail: Option<(&'static str, &'static str)>,
     web: Option<(&'static str, Spoken)>,
+    service: &'static str,
+    twins: Option<Twins>,
+    https: &'static str,
+    redirect: String,
     lag: Duration,
     change: [fn(&mut Options); 2],
     prepare: fn(&Store, &Store),
@@ -67,8 +74,19 @@ pub(super) struct Plan {
 pub(super) enum Spoken {
     One,
     Two,
+    /// The same, and the first connection turns every request away unseen.
+    TwoAway,
     Proxied,
     Tls,
+}
+
+/// What a second web server of each pool is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Twins {
+    /// The same service.
+    Same,
+    /// A service of its own, `dav`: everything under `/cal`, and all of the host `dav.test`.
+    Dav,
 }
 
 /// Everything that runs.
@@ -98,6 +116,10 @@ impl Plan {
             ceiling: "90s",
             mail: None,
             web: None,
+            service: "",
+            twins: None,
+            https: "",
+            redirect: String::new(),
             lag: Duration::ZERO,
             change: [|_| {}, |_| {}],
             prepare: |_, _| {},
@@ -141,6 +163,11 @@ impl Plan {
         Self { ceiling, budget: Some(budget), ..self }
     }
 
+    /// How long commands, logins and requests may wait.
+    pub(super) fn waits(self, ceiling: &'static str) -> Self {
+        Self { ceiling, ..self }
+    }
+
     /// Mail passes too. Platforms learn who sends it in this way (`none`, `xclient`, `proxy-v2`); these lines stand in
     /// its listeners.
     pub(super) fn mail(self, client_address: &'static str, lines: &'static str) -> Self {
@@ -150,6 +177,21 @@ impl Plan {
     /// HTTP passes too: one store under the web servers of both platforms. These lines stand in the listeners.
     pub(super) fn web(self, listener: &'static str, spoken: Spoken) -> Self {
         Self { web: Some((listener, spoken)), ..self }
+    }
+
+    /// Further lines of the services of HTTP.
+    pub(super) fn service(self, service: &'static str) -> Self {
+        Self { service, ..self }
+    }
+
+    /// Two web servers in each pool.
+    pub(super) fn twins(self, twins: Twins) -> Self {
+        Self { twins: Some(twins), ..self }
+    }
+
+    /// Further lines of the listener for HTTP over TLS, and those of one without routes.
+    pub(super) fn front(self, https: &'static str, redirect: String) -> Self {
+        Self { https, redirect, ..self }
     }
 
     /// How late replication is.
@@ -179,8 +221,10 @@ impl Plan {
         let ctl = [env!("CARGO_BIN_EXE_bascule-fake"), "ctl", socket.to_str().unwrap()].map(String::from);
         let (shelf, speech) = (Arc::new(Shelf::default()), self.speech(folder.path()));
         let mut webs = Vec::new();
-        for name in ["old", "new"].into_iter().filter(|_| self.web.is_some()) {
-            let address = (pair.platform(name).unwrap().address().ip(), WEB).into();
+        let names = [("old", "old", WEB), ("new", "new", WEB), ("old", "old2", TWIN), ("new", "new2", TWIN)];
+        let count = self.web.map_or(0, |_| if self.twins.is_some() { 4 } else { 2 });
+        for (pool, name, port) in names.into_iter().take(count) {
+            let address = (pair.platform(pool).unwrap().address().ip(), port).into();
             webs.push(Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap());
         }
         let proxy = Bascule::start(&self.setup(&pair, &ctl, folder.path()), "old").await.unwrap();
@@ -236,11 +280,37 @@ impl Plan {
         match self.web {
             None | Some((_, Spoken::One)) => Speech::One,
             Some((_, Spoken::Two)) => Speech::Two,
+            Some((_, Spoken::TwoAway)) => Speech::TwoAway,
             Some((_, Spoken::Proxied)) => Speech::Proxied,
             Some((_, Spoken::Tls)) => {
                 let authority = Authority::new();
                 authority.write(folder).unwrap();
                 Speech::Tls(authority.issue(&[WEB_NAME]).serving().unwrap())
+            }
+        }
+    }
+
+    fn routes(&self) -> &'static str {
+        if self.twins == Some(Twins::Dav) { ROUTES_OF_TWO } else { ROUTES }
+    }
+
+    /// The services of HTTP of one pool.
+    fn services(&self, platform: &Platform, ca: &Path) -> Vec<(&'static str, Vec<SocketAddr>, String)> {
+        let Some((_, spoken)) = self.web else { return Vec::new() };
+        let clear = "tls = { mode = \"none\" }";
+        let lines = match spoken {
+            Spoken::One => clear.to_owned(),
+            Spoken::Two | Spoken::TwoAway => format!("{clear}\nversion = \"2\""),
+            Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
+            Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
+        };
+        let lines = format!("{lines}\n{}", self.service);
+        let at = |port| SocketAddr::from((platform.address().ip(), port));
+        match self.twins {
+            None => vec![("webmail", vec![at(WEB)], lines)],
+            Some(Twins::Same) => vec![("webmail", vec![at(WEB), at(TWIN)], lines)],
+            Some(Twins::Dav) => {
+                vec![("webmail", vec![at(WEB)], lines.clone()), ("dav", vec![at(TWIN)], lines)]
             }
         }
     }
@@ -263,11 +333,7 @@ impl Plan {
             // A pool that is not there cannot be asked.
             capabilities: if self.shared { declared.clone() } else { Vec::new() },
             mail: mail(pair.platform(name).unwrap(), self.shared),
-            http: self
-                .web
-                .iter()
-                .map(|(_, spoken)| web(pair.platform(name).unwrap(), *spoken, &folder.join("ca.pem")))
-                .collect(),
+            http: self.services(pair.platform(name).unwrap(), &folder.join("ca.pem")),
             fence: Some(Fence {
                 kind: if self.stops { "stop" } else { "refuse" },
                 engage: order(format!("fence {name} {}", if self.stops { "stop" } else { "readonly" })),
@@ -302,7 +368,9 @@ impl Plan {
         Setup {
             pools: vec![pool("old"), pool("new")],
             mail: self.mail.unwrap_or_default().1.into(),
-            http: self.web.map(|(lines, _)| format!("{ROUTES}{lines}\n")).unwrap_or_default(),
+            http: self.web.map(|(lines, _)| format!("{}{lines}\n", self.routes())).unwrap_or_default(),
+            https: self.https.into(),
+            redirect: self.redirect.clone(),
             cutover: format!("{budget}soak = \"100ms\"\n{}", self.cutover),
             tables: format!(
                 "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\n{keepalive}\
@@ -334,17 +402,6 @@ impl Running {
 }
 
 /// The web server beside a platform.
-fn web(platform: &Platform, spoken: Spoken, ca: &Path) -> (&'static str, SocketAddr, String) {
-    let clear = "tls = { mode = \"none\" }";
-    let lines = match spoken {
-        Spoken::One => clear.to_owned(),
-        Spoken::Two => format!("{clear}\nversion = \"2\""),
-        Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
-        Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
-    };
-    ("webmail", (platform.address().ip(), WEB).into(), lines)
-}
-
 /// The doors of a platform that takes mail.
 fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
     let options = platform.options();
@@ -354,7 +411,7 @@ fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
 impl Rig {
     /// The web server of the old platform, and of the new one.
     pub(super) fn web(&self) -> [&Web; 2] {
-        let [old, new] = self.webs.as_slice() else { panic!("the plan has no web") };
+        let [old, new, ..] = self.webs.as_slice() else { panic!("the plan has no web") };
         [old, new]
     }
 

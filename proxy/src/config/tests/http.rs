@@ -127,6 +127,14 @@ fn http_keys_that_would_do_nothing_are_refused() {
 }
 
 #[test]
+fn a_cookie_without_a_name_is_ours() {
+    let dir = folder();
+    let text = FULL.replace("\"cookie:SESSION\"", "\"cookie\"");
+    let config = load(&dir, &text).map_err(|error| error.render()).unwrap();
+    assert_eq!(config.pools[0].http["webmail"].balance, HttpBalance::Own);
+}
+
+#[test]
 fn services_of_http_are_as_strict() {
     says(
         &refused("version = \"2\"", "version = \"3\""),

@@ -184,7 +184,7 @@ fn what_is_left_out_has_its_default() {
     let c = &config.cutover;
     assert_eq!(c.max_hold, c.drain + c.fence + c.barrier + c.decide + c.abort_reserve);
     assert_eq!((c.max_hold, c.unmovable), (Duration::from_secs(8), Unmovable::Abort));
-    assert_eq!(config.limits.upload_memory, 256 * 1024);
+    assert_eq!((config.limits.upload_memory, config.limits.spool_memory), (256 * 1024, 64 * 1024 * 1024));
 }
 
 #[test]

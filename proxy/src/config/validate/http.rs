@@ -209,7 +209,11 @@ fn balance(table: &Table<'_>, written: &Spanned<String>) -> Result<HttpBalance, 
             Err(table.refuse("balance", written.span(), what, "write \"cookie:NAME\" or \"header:NAME\""))
         }
         None => {
-            let words = [("address", HttpBalance::Address), ("identity", HttpBalance::Identity)];
+            let words = [
+                ("address", HttpBalance::Address),
+                ("identity", HttpBalance::Identity),
+                ("cookie", HttpBalance::Own),
+            ];
             let index = words.iter().enumerate().map(|(at, (word, _))| (*word, at)).collect::<Vec<_>>();
             let at = table.word("balance", written, &index, &["sticky", "random", "least", "round-robin"])?;
             Ok(words[at].1.clone())

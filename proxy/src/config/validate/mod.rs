@@ -71,6 +71,7 @@ fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
         upload_memory: table.memory("upload_memory", &raw.upload_memory, defaults::UPLOAD_MEMORY)?,
         upload: table.size("upload", &raw.upload, defaults::UPLOAD)?,
         spool: table.size("spool", &raw.spool, defaults::SPOOL)?,
+        spool_memory: raw.spool_memory.as_ref().map_or(defaults::SPOOL_MEMORY, |size| size.get_ref().0),
         login: table.time("login", &raw.login, defaults::LOGIN)?,
         command_ceiling: table.time("command_ceiling", &raw.command_ceiling, defaults::COMMAND_CEILING)?,
         login_ceiling: table.time("login_ceiling", &raw.login_ceiling, defaults::LOGIN_CEILING)?,

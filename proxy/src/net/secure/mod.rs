@@ -29,7 +29,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use crate::net::{buffer::Buffer, stream::poll_fill};
 
 /// Plain bytes encrypted at once: as much as is read at once.
-const PLAIN: usize = crate::net::buffer::SIZE;
+const PLAIN: usize = crate::net::buffer::READ;
 /// Room for them as records, for an alert, a ticket or a key update before them.
 const CIPHER: usize = PLAIN + 4096;
 /// Pending bytes below this are joined with the next ones instead of being written alone.
@@ -179,6 +179,11 @@ impl Secure {
         self.plain.consume(n);
     }
 
+    /// The first `n` decrypted bytes, with the room that they are in.
+    pub fn take(&mut self, n: usize) -> Buffer {
+        self.plain.take(n)
+    }
+
     /// Encrypts and writes; what the socket does not take is kept for [`Self::poll_flush`]. As with a plain
     /// socket, nothing is taken while the socket is full.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -261,7 +266,7 @@ impl Secure {
     // ---- the socket -----------------------------------------------------------------------------------
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let read = poll_fill(&mut self.tcp, cx, &mut self.input);
+        let read = poll_fill(&mut self.tcp, cx, &mut self.input, usize::MAX);
         if read.is_pending() {
             self.input.rest();
         }

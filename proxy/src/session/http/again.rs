@@ -16,7 +16,7 @@ use super::{
     lane::{Line, To},
     request::{Request, target},
 };
-use crate::config::HttpVersion;
+use crate::config::{HttpService, HttpVersion, ServiceTls};
 
 /// What is looked at is no larger than what was kept.
 const LARGEST: usize = 64 * 1024;
@@ -80,15 +80,16 @@ fn same(sent: &[u8], found: &[u8]) -> bool {
             .all(|line| left.iter().position(|other| other == line).map(|at| left.swap_remove(at)).is_some())
 }
 
-/// Asks the pool that answered about the request's resource.
+/// Asks the server that answered about the request's resource.
 async fn look(request: &Request, asked: &RequestHeader, method: &str, body: Bytes) -> Option<(u16, Bytes)> {
     let flight = request.flight.as_ref()?;
     let topology = request.conn.world().topology.load();
     let service = topology.pool(flight.pool).http.get(&request.service)?;
     let looking = async {
-        let to = To::server_of(&request.conn, service, asked, service.version);
-        let mut line = Line::open(to).await.ok()?;
-        let question = question(asked, method, body, service.version)?;
+        let from = request.from(service);
+        let to = To { service, server: &request.chosen.as_ref()?.server, from, version: service.version };
+        let mut line = Line::open(to, &request.conn.world().http.authorities).await.ok()?;
+        let question = question(asked, method, body, service)?;
         read(line.ask(question).await.ok()?).await
     };
     timeout(service.dial_timeout * 2, looking).await.ok()?
@@ -98,14 +99,15 @@ fn question(
     asked: &RequestHeader,
     method: &str,
     body: Bytes,
-    version: HttpVersion,
+    service: &HttpService,
 ) -> Option<Asked<Full<Bytes>>> {
-    let (host, target) = (front::authority(asked)?, target(asked));
-    let mut question = match version {
-        HttpVersion::One => Asked::builder().uri(target).header("Host", host),
-        HttpVersion::Two => Asked::builder().uri(format!("https://{host}{target}")),
-    }
-    .method(method);
+    let host = front::authority(asked);
+    let mut question = Asked::builder().method(method);
+    question = match (service.version, &service.tls) {
+        (HttpVersion::One, _) => question.uri(target(asked)).header("Host", host),
+        (HttpVersion::Two, ServiceTls::None) => question.uri(format!("http://{host}{}", target(asked))),
+        (HttpVersion::Two, _) => question.uri(format!("https://{host}{}", target(asked))),
+    };
     for name in ["authorization", "cookie", "user-agent"] {
         for value in asked.headers.get_all(name) {
             question = question.header(name, value);

@@ -72,5 +72,5 @@ pub(super) async fn refuse(session: &mut Session, conn: &Conn, status: u16, why:
 
 /// Two parsers might read it differently.
 pub(super) async fn refuse_framing(session: &mut Session, conn: &Conn, why: Refused) -> Result<()> {
-    refuse(session, conn, 400, why.name()).await
+    refuse(session, conn, why.status(), why.name()).await
 }

@@ -13,10 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bascule_protocols::http::framing::Refused;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 
-use super::dial::Wire;
+use super::{dial::Wire, two};
 use crate::{
     config::{HttpLimits, Storage},
     gate::Standing,
@@ -28,6 +29,9 @@ use crate::{
     },
     topology::{Epoch, PoolId},
 };
+
+/// How long a client of HTTP/2 may take to go that was told to.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A client connection.
 #[derive(Debug)]
@@ -44,8 +48,6 @@ pub(super) struct Conn {
     pub(super) moved: Notify,
     /// True: no more requests on this connection.
     pub(super) closing: watch::Sender<bool>,
-    /// The bytes of the last request, for [`super::serve`]; `u64::MAX`: not known.
-    pub(super) length: AtomicU64,
     state: Mutex<State>,
     /// Whether the gate admitted what the topology has, when last looked at.
     flowed: AtomicBool,
@@ -68,10 +70,21 @@ struct State {
     last: Instant,
     /// When the first byte of the next one came.
     begun: Option<Instant>,
-    /// The earliest end of a body that is still coming.
-    bodies: SmallVec<[(u64, Instant); 1]>,
+    /// Bodies that are still coming.
+    bodies: SmallVec<[Coming; 1]>,
+    /// Told with GOAWAY that it has been idle for too long.
+    idle: bool,
     /// When the gate was seen shut.
     shut: Option<Instant>,
+}
+
+/// A body that is still coming.
+#[derive(Debug)]
+struct Coming {
+    id: u64,
+    due: Instant,
+    /// Ends its request; `None`: its connection ends with it.
+    end: Option<Arc<Notify>>,
 }
 
 /// One request as the word counts it.
@@ -108,6 +121,7 @@ impl Conn {
             last: Instant::now(),
             begun: None,
             bodies: SmallVec::new(),
+            idle: false,
             shut: None,
         };
         let conn = Arc::new(Self {
@@ -118,7 +132,6 @@ impl Conn {
             two,
             moved: Notify::new(),
             closing: watch::Sender::new(false),
-            length: AtomicU64::new(0),
             state: Mutex::new(state),
             flowed: AtomicBool::new(true),
             seen: AtomicU64::new(u64::MAX),
@@ -226,7 +239,8 @@ impl Conn {
         let id = state.next;
         state.next += 1;
         if body {
-            state.bodies.push((id, Instant::now() + self.limits().body));
+            let due = Instant::now() + self.limits().body;
+            state.bodies.push(Coming { id, due, end: two::end() });
         }
         self.schedule(&state);
         Open(self.clone(), id)
@@ -238,6 +252,28 @@ impl Conn {
         if state.open == 0 && !self.two {
             state.begun = Some(Instant::now());
             self.schedule(&state);
+        }
+    }
+
+    /// A request was answered and its connection kept. `begun`: of the next one something is there.
+    pub(super) fn rest(&self, begun: bool) {
+        let mut state = self.state();
+        state.last = Instant::now();
+        state.begun = begun.then_some(state.last);
+        self.schedule(&state);
+    }
+
+    /// Whether a request has not been answered yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state().open > 0
+    }
+
+    /// A request is refused for how it came.
+    pub(super) fn refuse(&self, why: Refused) {
+        let metrics = &self.world().metrics;
+        metrics.http_refused.count(why.name());
+        if why == Refused::TooLong {
+            metrics.limits_hit.count("http_header_size");
         }
     }
 
@@ -317,8 +353,8 @@ impl Conn {
     fn schedule(&self, state: &State) {
         let limits = self.limits();
         let head = state.begun.map(|begun| begun + limits.header);
-        let body = state.bodies.iter().map(|(_, due)| *due).min();
-        let idle = (state.open == 0 && head.is_none()).then(|| state.last + limits.idle);
+        let body = state.bodies.iter().map(|body| body.due).min();
+        let idle = (state.open == 0 && head.is_none()).then(|| state.last + state.patience(limits));
         let uploads = state.shut.filter(|_| state.flights.iter().any(|one| one.unkept));
         let drain = uploads.map(|shut| shut + self.patience());
         self.entry.handle.due([head, body, idle, drain].into_iter().flatten().min());
@@ -337,18 +373,28 @@ impl Conn {
     /// True: the connection is to be closed at once.
     fn on_late(&self) -> bool {
         let (now, limits) = (Instant::now(), self.limits());
-        let state = self.state();
+        let mut state = self.state();
         let hit = |name| self.world().metrics.limits_hit.count(name);
         if state.begun.is_some_and(|begun| now >= begun + limits.header) {
             hit("http_header");
             return true;
         }
-        if state.bodies.iter().any(|(_, due)| now >= *due) {
-            hit("http_body");
+        let late = |body: &Coming| now >= body.due;
+        state.bodies.iter().filter(|body| late(body)).for_each(|_| hit("http_body"));
+        if state.bodies.iter().any(|body| late(body) && body.end.is_none()) {
             return true;
         }
-        if state.open == 0 && state.begun.is_none() && now >= state.last + limits.idle {
-            return true;
+        state.bodies.retain(|body| {
+            body.end.iter().filter(|_| late(body)).for_each(|end| end.notify_one());
+            !late(body)
+        });
+        if state.open == 0 && state.begun.is_none() && now >= state.last + state.patience(limits) {
+            if !self.two || state.idle {
+                return true;
+            }
+            // GOAWAY first: a request that is just on its way is then known not to have been looked at.
+            state.idle = true;
+            self.closing.send_replace(true);
         }
         if state.shut.is_some_and(|shut| now >= shut + self.patience()) {
             state.flights.iter().filter(|one| one.unkept).for_each(Flying::cut);
@@ -381,6 +427,11 @@ impl State {
             reads: count(false),
             waits: self.waiting > 0 || self.adrift > 0,
         }
+    }
+
+    /// How long it may be idle.
+    fn patience(&self, limits: &HttpLimits) -> Duration {
+        if self.idle { limits.idle + FAREWELL } else { limits.idle }
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Flying> {
@@ -428,6 +479,11 @@ impl Flight {
         if let Some(one) = self.conn.state().find(self.id) {
             one.wire = Some(wire);
         }
+    }
+
+    /// Whose request it is, among all of the process.
+    pub(super) fn number(&self) -> (u64, u64) {
+        (self.conn.entry.handle.id.0, self.id)
     }
 
     /// Whether the gate still admits it.
@@ -484,10 +540,15 @@ impl Drop for Adrift {
 pub(super) struct Open(Arc<Conn>, u64);
 
 impl Open {
+    /// Whether its body takes longer than it may.
+    pub(super) fn is_late(&self) -> bool {
+        self.0.state().bodies.iter().any(|body| body.id == self.1 && Instant::now() >= body.due)
+    }
+
     /// Its body is there as a whole, or of no interest any more.
     pub(super) fn whole(&self) {
         let mut state = self.0.state();
-        state.bodies.retain(|(id, _)| *id != self.1);
+        state.bodies.retain(|body| body.id != self.1);
         self.0.schedule(&state);
     }
 }
@@ -496,7 +557,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.open = state.open.saturating_sub(1);
-        state.bodies.retain(|(id, _)| *id != self.1);
+        state.bodies.retain(|body| body.id != self.1);
         state.last = Instant::now();
         self.0.schedule(&state);
     }

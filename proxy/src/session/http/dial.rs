@@ -60,7 +60,7 @@ pub(super) struct Dialer {
     pub(super) server: String,
     pub(super) limit: Duration,
     /// The client and the address that it came to, for the PROXY header.
-    pub(super) header: Option<(SocketAddr, SocketAddr)>,
+    pub(super) from: Option<(SocketAddr, SocketAddr)>,
     pub(super) conn: Arc<Conn>,
     pub(super) epoch: Epoch,
 }
@@ -71,9 +71,22 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
+/// A connection on which a server knows already who comes, if it is to know.
+pub(super) async fn connect(
+    server: &str,
+    from: Option<(SocketAddr, SocketAddr)>,
+) -> std::io::Result<TcpStream> {
+    let mut tcp = TcpStream::connect(server).await?;
+    tcp.set_nodelay(true)?;
+    if let Some((client, local)) = from {
+        tcp.write_all(&proxy_protocol::header(client, local)).await?;
+    }
+    Ok(tcp)
+}
+
 impl Dialer {
     async fn dial(&self) -> std::io::Result<Stream> {
-        let tcp = connect(&self.server, self.header).await?;
+        let tcp = connect(&self.server, self.from).await?;
         let socket = tcp.as_fd().try_clone_to_owned()?;
         let wire = Arc::new(Wire { socket, cut: AtomicBool::new(false) });
         let mut stream = Stream::from(tcp);
@@ -94,19 +107,6 @@ impl Dialer {
             moved.await;
         }
     }
-}
-
-/// A connection on which the server has been told for whom it is, where that stands in a PROXY header: the client, and the
-/// address that it came to.
-pub(super) async fn connect(
-    server: &str,
-    header: Option<(SocketAddr, SocketAddr)>,
-) -> std::io::Result<TcpStream> {
-    let mut tcp = TcpStream::connect(server).await?;
-    if let Some((client, local)) = header {
-        tcp.write_all(&proxy_protocol::header(client, local)).await?;
-    }
-    Ok(tcp)
 }
 
 #[async_trait]

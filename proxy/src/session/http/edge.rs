@@ -1,6 +1,7 @@
 //! A client's connection as pingora sees it.
 //!
-//! Rule: it holds no buffer while nothing is in it, and says whose connection it is wherever it turns up.
+//! Rule: it holds no buffer while nothing is in it, says whose connection it is wherever it turns up, and of HTTP/1.1 it
+//! lets nothing by that could be read in two ways: pingora's parser forgives too much.
 
 use std::{
     io,
@@ -11,6 +12,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bascule_protocols::http::{
+    framing::Refused,
+    wire::{Bad, Wire},
+};
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, raw_connect::ProxyDigest,
@@ -24,13 +29,22 @@ use crate::net::{outgoing::Outgoing, stream::Leg};
 /// So much is collected before it is written: a head and a small body are one record.
 const COLLECT: usize = 16 * 1024;
 
+/// So much is read, and thrown away, of a client that was refused.
+const UNREAD: usize = 256 * 1024;
+
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Edge {
     leg: Leg,
     out: Outgoing,
-    /// Bytes handed to pingora since [`Self::begin`] was called last.
-    taken: u64,
+    /// Looks at what comes in; `None`: frames of HTTP/2.
+    wire: Option<Wire>,
+    /// What must not pass, and how far that is settled.
+    bad: Option<(Bad, Settled)>,
+    /// Requests that pingora was asked to serve.
+    served: u64,
+    /// Whether a byte has come since [`Self::begin`].
+    came: bool,
     conn: Arc<Conn>,
     whose: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
@@ -44,7 +58,18 @@ impl Edge {
         let head = ResponseHeader::build(200, None).ok()?;
         let whose = ProxyDigest::new(Box::new(head), Some(Box::new(conn.clone())));
         let (whose, socket, conn) = (Arc::new(whose), Arc::new(socket), conn.clone());
-        Some(Self { leg, out: Outgoing::default(), taken: 0, conn, whose, socket })
+        let wire = (!conn.two).then(|| Wire::new(conn.limits().header_size));
+        Some(Self {
+            leg,
+            out: Outgoing::default(),
+            wire,
+            bad: None,
+            served: 0,
+            came: false,
+            conn,
+            whose,
+            socket,
+        })
     }
 
     /// Resolves when something is there to read; false at its end.
@@ -52,9 +77,20 @@ impl Edge {
         Pin::new(&mut self.leg).poll_fill_buf(cx).map(|read| read.is_ok_and(|bytes| !bytes.is_empty()))
     }
 
-    /// Bytes handed out since the last call.
-    pub(super) fn begin(&mut self) -> u64 {
-        std::mem::take(&mut self.taken)
+    /// One more request is to be served. False: nobody knows what came since the last one.
+    pub(super) fn begin(&mut self) -> bool {
+        (self.came, self.served) = (false, self.served + 1);
+        self.wire.as_mut().is_none_or(Wire::resume)
+    }
+
+    /// Whether pingora has read the beginning of the next request with the last one. It keeps that to itself.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.heads() > self.served || wire.is_within_head())
+    }
+
+    /// Why nothing of the client passes any more.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.bad.map(|(bad, _)| bad.why)
     }
 
     /// Whether the client has ended its side, as far as the kernel knows without reading.
@@ -68,6 +104,63 @@ impl Edge {
             Poll::Pending => false,
         }
     }
+
+    /// Looks at what has come behind `before`, and takes back what must not pass.
+    fn look(&mut self, out: &mut ReadBuf<'_>, before: usize) {
+        if !self.came && out.filled().len() > before {
+            self.came = true;
+            self.conn.begun();
+        }
+        let Some(wire) = &mut self.wire else { return };
+        if let Err(bad) = wire.feed(&out.filled()[before..]) {
+            self.bad = Some((bad, Settled::Not));
+            out.set_filled(before + bad.good);
+        }
+    }
+
+    /// The end of a connection that something bad came from.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, bad: Bad, settled: Settled) -> Poll<io::Result<()>> {
+        if bad.body {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        if self.conn.is_busy() {
+            // The requests before it have their answers coming.
+            return Poll::Pending;
+        }
+        if settled == Settled::Not {
+            self.conn.refuse(bad.why);
+            self.out.keep(refusal(bad.why).as_bytes());
+            self.bad = Some((bad, Settled::Said(UNREAD)));
+        }
+        let mut this = Pin::new(self);
+        std::task::ready!(this.as_mut().poll_shutdown(cx))?;
+        // What is left unread would make the system throw the answer away. The deadline of heads bounds it.
+        while let Some((bad, Settled::Said(left @ 1..))) = this.bad {
+            let length = std::task::ready!(Pin::new(&mut this.leg).poll_fill_buf(cx))?.len();
+            Pin::new(&mut this.leg).consume(length);
+            let left = if length == 0 { 0 } else { left.saturating_sub(length) };
+            this.bad = Some((bad, Settled::Said(left)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How far a refusal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Not,
+    /// The client was told; so many bytes of it are read yet.
+    Said(usize),
+}
+
+/// What the client is told whose request pingora never sees.
+fn refusal(why: Refused) -> String {
+    let (status, body) = (why.status(), why.name());
+    format!(
+        "HTTP/1.1 {status} Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}\n",
+        body.len() + 1
+    )
 }
 
 impl AsyncRead for Edge {
@@ -76,14 +169,21 @@ impl AsyncRead for Edge {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = out.filled().len();
-        let read = Pin::new(&mut self.leg).poll_read(cx, out);
-        let taken = (out.filled().len() - before) as u64;
-        if self.taken == 0 && taken > 0 {
-            self.conn.begun();
+        let this = &mut *self;
+        if let Some((bad, settled)) = this.bad {
+            return this.poll_refuse(cx, bad, settled);
         }
-        self.taken += taken;
-        read
+        let before = out.filled().len();
+        std::task::ready!(Pin::new(&mut this.leg).poll_read(cx, out))?;
+        let ended = out.filled().len() == before;
+        this.look(out, before);
+        match this.bad {
+            // To return nothing is to say that the client has ended.
+            Some((bad, settled)) if !ended && out.filled().len() == before => {
+                this.poll_refuse(cx, bad, settled)
+            }
+            Some(_) | None => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -3,39 +3,52 @@
 //!
 //! Rule: what a client says about where it comes from is never passed on.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::net::IpAddr;
 
 use bascule_protocols::http::framing;
-use pingora_error::Result;
+use pingora_error::{ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
     answer,
     conn::Conn,
+    cookie,
     request::{Request, target},
 };
 use crate::config::HttpAddress;
 
 /// Where certificates' authorities look (RFC 8555 §8.3).
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
-/// The fields that say where a request comes from.
-const ORIGINS: [&str; 8] = [
+/// The fields that say where a request comes from, besides those that begin with [`ORIGIN`].
+const ORIGINS: [&str; 7] = [
     "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-server",
     "x-real-ip",
     "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "true-client-ip",
 ];
+/// What most of them begin with.
+const ORIGIN: &str = "x-forwarded";
 
-/// The host that a request is for: lower-cased, without a port.
-pub(super) fn host(head: &RequestHeader) -> String {
+/// Whether a field says where a request comes from. Many servers read `_` as `-`.
+fn is_origin(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    name.starts_with(ORIGIN) || ORIGINS.contains(&&*name)
+}
+
+/// The host that a request is for, as it was written.
+pub(super) fn authority(head: &RequestHeader) -> &str {
     let authority = head.uri.authority().map(|authority| authority.as_str());
     let field = head.headers.get("host").and_then(|value| value.to_str().ok());
-    let host = authority.or(field).unwrap_or_default();
+    authority.or(field).unwrap_or_default()
+}
+
+/// The same lower-cased, without a port.
+pub(super) fn host(head: &RequestHeader) -> String {
+    let host = authority(head);
     let bare = match host.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         Some(_) | None => host,
@@ -85,19 +98,32 @@ pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
         return Ok(false);
     }
     count("redirected");
-    let name = match host(head).parse::<IpAddr>() {
-        Ok(IpAddr::V6(v6)) => format!("[{v6}]"),
-        Ok(IpAddr::V4(_)) | Err(_) => host(head),
+    let name = match (host(head).parse::<IpAddr>(), host(head)) {
+        (Ok(IpAddr::V6(v6)), _) => format!("[{v6}]"),
+        // HTTP/1.0 may have none.
+        (Err(_), name) if name.is_empty() => conn.world().config.server.hostname.clone(),
+        (Ok(IpAddr::V4(_)) | Err(_), name) => name,
     };
-    let place = format!("https://{name}{}", target(head));
+    let asked = framing::without_authority(target(head)).unwrap_or_else(|| target(head).to_owned());
+    let place = format!("https://{name}{asked}");
     answer::say(session, 308, "Moved", &[("Location", place)]).await?;
     Ok(true)
 }
 
 /// Tells the server whose request it is.
 pub(super) fn introduce(head: &RequestHeader, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
-    for name in ORIGINS {
-        upstream.remove_header(name);
+    let lies: Vec<String> =
+        upstream.headers.keys().filter(|name| is_origin(name.as_str())).map(ToString::to_string).collect();
+    lies.iter().for_each(|name| drop(upstream.remove_header(name.as_str())));
+    cookie::hide(upstream, &request.service)?;
+    // pingora has seen to it that Host says the same.
+    if let Some(path) = str::from_utf8(upstream.raw_path()).ok().and_then(framing::without_authority) {
+        upstream.set_uri(path.parse().or_err(ErrorType::InternalError, "a part of an address")?);
+    }
+    if upstream.headers.get_all("content-length").iter().count() > 1 {
+        // They are the same.
+        let length = length(upstream).unwrap_or(0);
+        upstream.insert_header("Content-Length", length.to_string())?;
     }
     let conn = &request.conn;
     let Some(flight) = &request.flight else { return Ok(()) };
@@ -108,19 +134,13 @@ pub(super) fn introduce(head: &RequestHeader, upstream: &mut RequestHeader, requ
     }
     let client = conn.entry.handle.peer.ip().to_canonical();
     let scheme = if conn.secure { "https" } else { "http" };
-    let host = authority(head).unwrap_or_default();
+    let host = authority(head);
     upstream.insert_header("X-Forwarded-For", client.to_string())?;
     upstream.insert_header("X-Real-IP", client.to_string())?;
     upstream.insert_header("X-Forwarded-Proto", scheme)?;
-    upstream.insert_header("X-Forwarded-Host", &host)?;
-    upstream.insert_header("Forwarded", forwarded(client, scheme, &host))?;
+    upstream.insert_header("X-Forwarded-Host", host)?;
+    upstream.insert_header("Forwarded", forwarded(client, scheme, host))?;
     Ok(())
-}
-
-/// The host that a request is for, as the client wrote it.
-pub(super) fn authority(head: &RequestHeader) -> Option<String> {
-    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-    authority.or_else(|| head.headers.get("host").and_then(|value| value.to_str().ok()).map(str::to_owned))
 }
 
 /// RFC 7239 §4.
@@ -134,21 +154,29 @@ fn forwarded(client: IpAddr, scheme: &str, host: &str) -> String {
 }
 
 /// What is said to the client about this proxy, and nothing about what stands behind it.
-pub(super) fn dress(conn: &Conn, head: &mut ResponseHeader) -> Result<()> {
+pub(super) fn dress(conn: &Conn, request: &Request, head: &mut ResponseHeader) -> Result<()> {
     if let (Some(time), true) = (conn.door.listener.http.hsts, conn.secure) {
         head.insert_header("Strict-Transport-Security", format!("max-age={}", time.as_secs()))?;
+    }
+    if let Some(value) = request.chosen.as_ref().and_then(|chosen| chosen.cookie.as_ref()) {
+        head.append_header("Set-Cookie", cookie::setting(&request.service, value, conn.secure))?;
     }
     Ok(())
 }
 
-/// Says how long a request was on the wire, where that is known: for [`super::Ahead`].
-pub(super) fn measure(session: &Session, conn: &Conn) {
-    let Some(one) = session.as_ref().as_http1() else { return };
-    let chunked = session.req_header().headers.contains_key("transfer-encoding");
-    if !chunked && !one.was_upgraded() {
-        // What is left of the body is read before the next request.
-        let length = one.get_headers_raw_bytes().len() as u64 + length(session.req_header()).unwrap_or(0);
-        conn.length.store(length, Ordering::Relaxed);
+/// Fields about the leg to the server end here (RFC 9110 §7.6.1); pingora writes those about the client's.
+pub(super) fn undress(head: &mut ResponseHeader) {
+    const HOPS: [&str; 4] = ["keep-alive", "proxy-connection", "te", "trailer"];
+    if head.status == 101 {
+        return;
+    }
+    let named = head.headers.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    let named = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned());
+    let ends = ["connection", "upgrade", "transfer-encoding", "content-length"];
+    let hops: Vec<String> =
+        named.filter(|name| !ends.iter().any(|end| name.eq_ignore_ascii_case(end))).collect();
+    for name in HOPS.into_iter().chain(["connection", "upgrade"]).chain(hops.iter().map(String::as_str)) {
+        head.remove_header(name);
     }
 }
 

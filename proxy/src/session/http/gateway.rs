@@ -25,6 +25,9 @@ use super::{
     request::{Ctx, Request},
 };
 
+/// A draft's "partial POST replay": a server that ends gives a request back. Nobody asked it to.
+const HANDED_BACK: u16 = 379;
+
 /// Where pingora asks.
 #[derive(Debug)]
 pub(super) struct Gateway;
@@ -73,6 +76,8 @@ impl ProxyHttp for Gateway {
         };
         let (service, long_poll) = (route.service.clone(), route.long_poll);
         let has_body = !session.as_mut().is_body_empty();
+        // Who takes nothing for so long is not there.
+        session.as_mut().set_write_timeout(Some(conn.limits().idle));
         let request = Request::new(conn, session.req_header(), service, has_body);
         lane::take(ctx.request.insert(request), session, long_poll).await
     }
@@ -175,6 +180,9 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         request.body = session.as_ref().body_bytes_read() as u64;
+        if request.open.is_late() {
+            return Err(Error::explain(ErrorType::HTTPStatus(408), "the body takes too long").into_down());
+        }
         if request.body > request.conn.limits().body_size {
             request.conn.world().metrics.limits_hit.count("http_body_size");
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too long").into_down());
@@ -195,6 +203,8 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() && head.status != 101 {
             return Ok(());
         }
+        let kept = !session.as_ref().retry_buffer_truncated();
+        answered(request, session.req_header(), kept, head)?;
         if request.check.doubts(head.status.as_u16()) {
             again::settle(request, session, head).await?;
         }
@@ -230,7 +240,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(request) = &ctx.request else { return Ok(()) };
-        front::dress(&request.conn, head)?;
+        front::undress(head);
+        front::dress(&request.conn, request, head)?;
         if *request.conn.closing.borrow() {
             session.as_mut().set_keepalive(None);
         }
@@ -252,15 +263,11 @@ impl ProxyHttp for Gateway {
         loss::end(ctx, session, error).await
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        let request = ctx.request.take();
-        if let Some(conn) = conn(session) {
-            front::measure(session, &conn);
-            if let (Some(request), None) = (&request, error) {
-                let world = request.conn.world();
-                world.metrics.http_requests.count("answered");
-                world.metrics.commands.inc();
-            }
+    async fn logging(&self, _session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        if let (Some(request), None) = (ctx.request.take(), error) {
+            let world = request.conn.world();
+            world.metrics.http_requests.count("answered");
+            world.metrics.commands.inc();
         }
     }
 
@@ -278,6 +285,39 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+/// What a final answer tells besides what it says, and whether it is one at all.
+/// `kept`: it can be said again.
+pub(super) fn answered(
+    request: &mut Request,
+    asked: &RequestHeader,
+    kept: bool,
+    head: &ResponseHeader,
+) -> Result<()> {
+    let Some((pool, epoch)) = request.flight.as_ref().map(|flight| (flight.pool, flight.epoch)) else {
+        return Ok(());
+    };
+    let conn = request.conn.clone();
+    let shared = &conn.world().http;
+    let status = head.status.as_u16();
+    if status == HANDED_BACK {
+        return Err(give_up(request, Some(Next::Unknown), "a request that was handed back in part"));
+    }
+    if shared.credentials.doubtful(&request.service, asked, status, epoch, std::time::Instant::now()) {
+        // It said itself that it did nothing.
+        let next = if kept { Next::Again(Check::None) } else { Next::Busy };
+        request.back_off(false);
+        conn.world().metrics.http_again.count("unauthorized");
+        return Err(give_up(request, Some(next), "credentials that were right before the cutover"));
+    }
+    let topology = conn.world().topology.load();
+    if let (Some(service), Some(chosen)) =
+        (topology.pool(pool).http.get(&request.service), request.chosen.as_ref())
+    {
+        shared.servers.learn(service, &request.service, epoch, chosen.at, head);
+    }
+    Ok(())
 }
 
 /// A piece of a body is about to be sent.
@@ -312,14 +352,14 @@ fn pass_on(request: &mut Request, session: &Session, end: bool, length: usize) -
     Err(give_up(request, None, "the gate shut before the last byte"))
 }
 
-/// pingora mends what it may: of HTTP/1 the head is looked at as it came.
+/// What HTTP/2 brings; HTTP/1 was looked at before pingora saw it.
 fn check(session: &Session) -> Result<(), framing::Refused> {
-    if let Some(one) = session.as_ref().as_http1() {
-        return framing::check_raw(&one.get_headers_raw_bytes());
+    if session.as_ref().as_http1().is_some() {
+        return Ok(());
     }
     let head = session.req_header();
     let fields = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     // What a URI cannot hold is looked at as it came.
     let raw = String::from_utf8_lossy(head.raw_path());
-    framing::check(Head { target: &raw, version: Version::Http2, fields })
+    framing::check(Head { target: &raw, version: Version::Http2, fields }).map(drop)
 }

@@ -30,11 +30,8 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session) -> Result
         return Ok(());
     }
     let conn = request.conn.clone();
-    if request.not_before.is_none() {
-        request.flight = conn.fly();
-        if request.flight.is_some() {
-            return Ok(());
-        }
+    if request.not_before.is_none() && request.take_off() {
+        return Ok(());
     }
     let world = conn.world().clone();
     let bytes = size(session) + usize::try_from(request.body).unwrap_or(usize::MAX).min(64 * 1024);
@@ -60,11 +57,8 @@ async fn wait(conn: &Arc<Conn>, request: &mut Request, session: &mut Session) ->
             return Err(Stop::Busy("http_hold"));
         }
         request.not_before = request.not_before.filter(|at| now < *at);
-        if request.not_before.is_none() {
-            request.flight = conn.fly();
-            if request.flight.is_some() {
-                return Ok(());
-            }
+        if request.not_before.is_none() && request.take_off() {
+            return Ok(());
         }
         let next = request.not_before.map_or(until, |at| at.min(until));
         tokio::select! {

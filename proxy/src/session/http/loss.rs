@@ -2,12 +2,16 @@
 //!
 //! Rule: the policy decides; here it is carried out, and counted.
 
-use bascule_protocols::http::replay::{Next, Received};
+use bascule_protocols::http::{
+    framing::Refused,
+    replay::{Next, Received, Sent},
+};
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     answer,
+    edge::Edge,
     request::{Ctx, Request, received},
 };
 
@@ -15,11 +19,40 @@ use super::{
 pub(super) fn no_connection(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     let Some(request) = &mut ctx.request else { return error };
     tracing::debug!(service = request.service, %error, "no connection");
+    let others = unreachable(request);
     request.over();
-    request.back_off(false);
+    if !others {
+        request.back_off(false);
+    }
     request.conn.world().metrics.http_again.count("dial");
     error.set_retry(true);
     error
+}
+
+/// A server could not be reached. True: there are others, that were not asked yet.
+pub(super) fn unreachable(request: &mut Request) -> bool {
+    let (Some(flight), Some(chosen)) = (&request.flight, &request.chosen) else { return false };
+    // A gate that shuts says nothing about a server; neither does being the only one.
+    if !flight.admitted() || chosen.of < 2 {
+        return false;
+    }
+    let servers = &request.conn.world().http.servers;
+    servers.unreachable(flight.pool, &request.service, chosen.at);
+    request.avoided.push(chosen.at);
+    if request.avoided.len() < chosen.of {
+        return true;
+    }
+    request.avoided.clear();
+    false
+}
+
+/// A server of HTTP/2 has not looked at the request: it refused the stream, or went before it (RFC 9113 §8.7, §6.8).
+fn never_looked_at(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<h2::Error>().is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // Streams up to the last number that GOAWAY names do not end with it.
+        error.is_remote() && (refused || error.is_go_away())
+    })
 }
 
 /// The connection was lost, or the gate shut before the last byte.
@@ -32,7 +65,11 @@ pub(super) fn lost(ctx: &mut Ctx, session: &Session, mut error: Box<Error>) -> B
     }
     let wire = request.wire.clone();
     let cut = wire.is_some_and(|wire| wire.is_cut());
-    let next = request.verdict.take().unwrap_or_else(|| request.lost(session));
+    if never_looked_at(&error) {
+        request.sent = Sent::Nothing;
+    }
+    let gate = cut || request.flight.as_ref().is_some_and(|flight| !flight.admitted());
+    let next = request.verdict.take().unwrap_or_else(|| request.lost(session, gate));
     tracing::debug!(service = request.service, %error, ?next, "the server is lost");
     let again = matches!(next, Next::Again(_));
     if again {
@@ -59,6 +96,17 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
         _ if !begun && matches!(error.etype(), ErrorType::HTTPStatus(413)) => {
             (413, answer::say(session, 413, "The body is too long", &[]).await)
         }
+        _ if !begun && matches!(error.etype(), ErrorType::HTTPStatus(408)) => {
+            (408, answer::say(session, 408, "The body took too long", &[]).await)
+        }
+        // What pingora does not like about a head, although it is framed well.
+        _ if !begun && downstream && error.etype() == &ErrorType::InvalidHTTPHeader => {
+            (400, answer::say(session, 400, "field", &[]).await)
+        }
+        _ if !begun && refused(session).is_some() => {
+            let why = refused(session).map_or("", Refused::name);
+            (400, answer::say(session, 400, why, &[]).await)
+        }
         Some(Next::Busy | Next::Again(_)) => (503, answer::busy(session).await),
         Some(Next::Unknown) => (502, answer::unknown(session).await),
         Some(Next::Cut) => (0, Ok(())),
@@ -70,6 +118,11 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
         drain(session).await;
     }
     FailToProxy { error_code: code, can_reuse_downstream: false }
+}
+
+/// Why the rest of the request's body was not let by.
+fn refused(session: &Session) -> Option<Refused> {
+    session.as_ref().stream()?.as_any().downcast_ref::<Edge>()?.refused()
 }
 
 fn verdict(request: &mut Request, downstream: bool, begun: bool) -> Next {

@@ -1,4 +1,4 @@
-//! Which server serves a request, and how pingora gets there.
+//! How pingora gets to the server of a request.
 //!
 //! Rule: a kept connection serves requests of its own epoch, service and server only.
 
@@ -11,7 +11,6 @@ use std::{
 };
 
 use bascule_certs::CertError;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pingora_core::{
     protocols::tls::CaType,
     upstreams::peer::HttpPeer,
@@ -23,10 +22,11 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
     dial::Dialer,
-    request::{Request, target},
+    front,
+    request::{KEPT, Request},
 };
 use crate::{
-    config::{Config, HttpAddress, HttpBalance, HttpService, HttpVersion, ServiceTls},
+    config::{Config, HttpService, HttpVersion, ServiceTls},
     topology::Topology,
 };
 
@@ -68,10 +68,13 @@ impl Authorities {
 
 impl Authority {
     fn new(ca: Option<&Path>) -> Result<Self, CertError> {
-        let one = bascule_certs::client_config(ca)?;
-        let mut two = ClientConfig::clone(&one);
-        two.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { wrapped: wrapped(ca)?, configs: [one, Arc::new(two)] })
+        let config = bascule_certs::client_config(ca)?;
+        let speaking = |name: &[u8]| {
+            let mut config = ClientConfig::clone(&config);
+            config.alpn_protocols = vec![name.to_vec()];
+            Arc::new(config)
+        };
+        Ok(Self { wrapped: wrapped(ca)?, configs: [speaking(b"http/1.1"), speaking(b"h2")] })
     }
 }
 
@@ -94,26 +97,29 @@ fn wrapped(ca: Option<&Path>) -> Result<Arc<CaType>, CertError> {
 }
 
 /// The peer for this try; `None`: the active pool has no such service.
-pub(super) fn choose(request: &Request, topology: &Topology, head: &RequestHeader) -> Option<Box<HttpPeer>> {
+pub(super) fn choose(
+    request: &mut Request,
+    topology: &Topology,
+    head: &RequestHeader,
+) -> Option<Box<HttpPeer>> {
     let flight = request.flight.as_ref()?;
     let service = topology.pool(flight.pool).http.get(&request.service)?;
-    let handle = &request.conn.entry.handle;
-    let server = server(service, handle.peer, head);
-    let proxied = service.client_address == HttpAddress::ProxyV2;
-    let (name, authority) = match &service.tls {
-        ServiceTls::None => (None, None),
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
-            let authorities = &request.conn.world().http.authorities.0;
-            (Some(verify.name.clone()), authorities.get(&verify.ca).map(|one| one.wrapped.clone()))
-        }
+    let shared = &request.conn.world().http;
+    let chosen = shared.servers.choose(request, service, (flight.pool, flight.epoch), head);
+    let name = match &service.tls {
+        ServiceTls::None => None,
+        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => Some(verify.name.clone()),
     };
     // The address is only a name here: the dialer resolves the server's own.
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let mut peer = Box::new(HttpPeer::new(nowhere, name.is_some(), name.unwrap_or_default()));
-    let client = proxied.then_some(handle.peer);
-    peer.group_key = hash(&(flight.epoch, flight.pool, &request.service, server, client));
+    let from = request.from(service);
+    let key = (flight.epoch, flight.pool, &request.service, &chosen.server, from.map(|from| from.0));
+    let alone = alone(request, service, head).then(|| flight.number());
+    peer.group_key = hash(&(key, alone));
     let options = &mut peer.options;
-    options.ca = authority;
+    options.ca =
+        authority_of(&service.tls).and_then(|ca| shared.authorities.0.get(ca).map(|one| one.wrapped.clone()));
     match service.version {
         HttpVersion::One => options.set_http_version(1, 1),
         HttpVersion::Two => options.set_http_version(2, 2),
@@ -125,124 +131,24 @@ pub(super) fn choose(request: &Request, topology: &Topology, head: &RequestHeade
     options.write_timeout = Some(service.silence);
     options.idle_timeout = Some(KEPT_IDLE);
     options.custom_l4 = Some(Arc::new(Dialer {
-        server: server.to_owned(),
+        server: chosen.server.clone(),
         limit: service.dial_timeout,
-        header: client.map(|client| (client, request.conn.local.unwrap_or(client))),
+        from,
         conn: request.conn.clone(),
         epoch: flight.epoch,
     }));
+    request.chosen = Some(chosen);
     Some(peer)
 }
 
-/// The server for a request of this client.
-pub(super) fn server<'a>(service: &'a HttpService, client: SocketAddr, head: &RequestHeader) -> &'a str {
-    &service.servers[pick(service, &key(service, client, head))]
-}
-
-/// Rendezvous hashing: when a server comes or goes, only its own clients move.
-fn pick(service: &HttpService, key: &[u8]) -> usize {
-    let weight = |server: &String| hash(&(server, key));
-    let best = service.servers.iter().enumerate().max_by_key(|(_, server)| weight(server));
-    best.map_or(0, |(at, _)| at)
+/// A body that may grow too long to be kept may have to be cut off: over HTTP/2 no other request is to go with it.
+fn alone(request: &Request, service: &HttpService, head: &RequestHeader) -> bool {
+    let long = front::length(head).is_none_or(|length| length > KEPT);
+    service.version == HttpVersion::Two && request.has_body && long
 }
 
 fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
-}
-
-/// By what requests belong together.
-fn key(service: &HttpService, client: SocketAddr, head: &RequestHeader) -> Vec<u8> {
-    let found = match &service.balance {
-        HttpBalance::Address => None,
-        HttpBalance::Identity => identity(head),
-        HttpBalance::Cookie(name) => cookie(head, name),
-        HttpBalance::Header(name) => head.headers.get(name.as_str()).map(|value| value.as_bytes().to_vec()),
-    };
-    found.filter(|key| !key.is_empty()).unwrap_or_else(|| client.ip().to_canonical().to_string().into_bytes())
-}
-
-/// The name in Basic credentials, or whose phone it is in ActiveSync's query.
-pub(super) fn identity(head: &RequestHeader) -> Option<Vec<u8>> {
-    let basic = |value: &[u8]| {
-        let (scheme, rest) = value.split_at_checked(6)?;
-        let decoded = STANDARD.decode(rest.trim_ascii()).ok()?;
-        let name = decoded.split(|b| *b == b':').next()?;
-        scheme.eq_ignore_ascii_case(b"basic ").then(|| name.to_ascii_lowercase())
-    };
-    let credentials = head.headers.get("authorization").and_then(|value| basic(value.as_bytes()));
-    credentials.or_else(|| {
-        let pair = target(head).split(['?', '&']).skip(1).find_map(|pair| pair.strip_prefix("User="));
-        pair.map(|name| name.to_ascii_lowercase().into_bytes())
-    })
-}
-
-fn cookie(head: &RequestHeader, name: &str) -> Option<Vec<u8>> {
-    let all = head.headers.get_all("cookie").iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
-    let mut pairs = all.filter_map(|pair| pair.trim_ascii().split_at_checked(name.len()));
-    pairs
-        .find_map(|(own, rest)| (own == name.as_bytes()).then(|| rest.strip_prefix(b"="))?)
-        .map(<[u8]>::to_vec)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::defaults;
-
-    fn service(balance: HttpBalance) -> HttpService {
-        HttpService {
-            servers: (1..=5).map(|n| format!("web{n}.test:80")).collect(),
-            tls: ServiceTls::None,
-            version: HttpVersion::One,
-            client_address: HttpAddress::Headers,
-            balance,
-            dial_timeout: defaults::DIAL_TIMEOUT,
-            silence: defaults::HTTP_SILENCE,
-        }
-    }
-
-    fn head(fields: &[(&'static str, &str)], target: &str) -> RequestHeader {
-        let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-        for (name, value) in fields {
-            head.append_header(*name, *value).unwrap();
-        }
-        head
-    }
-
-    #[test]
-    fn requests_belong_together_by_what_is_configured() {
-        let peer: SocketAddr = "[::ffff:192.0.2.1]:7".parse().unwrap();
-        let by =
-            |balance, head: &RequestHeader| String::from_utf8(key(&service(balance), peer, head)).unwrap();
-        let plain = head(&[("cookie", "a=1; SESSION=x1; XSESSION=2"), ("x-user", "anna")], "/");
-        assert_eq!(by(HttpBalance::Address, &plain), "192.0.2.1");
-        assert_eq!(by(HttpBalance::Cookie("SESSION".into()), &plain), "x1");
-        assert_eq!(by(HttpBalance::Cookie("SESS".into()), &plain), "192.0.2.1");
-        assert_eq!(by(HttpBalance::Header("x-user".into()), &plain), "anna");
-        assert_eq!(by(HttpBalance::Identity, &plain), "192.0.2.1");
-        // anna@Example.org:pw
-        let basic = head(&[("authorization", "Basic QW5uYUBFeGFtcGxlLm9yZzpwdw==")], "/");
-        assert_eq!(by(HttpBalance::Identity, &basic), "anna@example.org");
-        let phone = head(&[], "/Microsoft-Server-ActiveSync?Cmd=Ping&User=Bert");
-        assert_eq!(by(HttpBalance::Identity, &phone), "bert");
-    }
-
-    #[test]
-    fn clients_are_spread_and_a_server_that_goes_takes_only_its_own() {
-        let all = service(HttpBalance::Address);
-        let keys: Vec<String> = (0..1000).map(|n| format!("user{n}")).collect();
-        let of = |service: &HttpService, key: &str| service.servers[pick(service, key.as_bytes())].clone();
-        for server in &all.servers {
-            let share = keys.iter().filter(|key| of(&all, key) == *server).count();
-            assert!((100..300).contains(&share), "{server} has {share}");
-        }
-        let mut fewer = all.clone();
-        let gone = fewer.servers.remove(2);
-        for key in &keys {
-            let before = of(&all, key);
-            assert!(before == gone || of(&fewer, key) == before);
-        }
-    }
 }

@@ -3,6 +3,7 @@
 //! Rule: what it is is settled once, from its head; how far it has come begins anew with every try.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,12 +15,15 @@ use bascule_protocols::http::{
 };
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
+use smallvec::SmallVec;
 
 use super::{
     conn::{Conn, Flight, Open},
     dial::Wire,
     lane::Stream,
+    servers::Chosen,
 };
+use crate::config::{HttpAddress, HttpService};
 
 /// What pingora carries through a request for us.
 #[derive(Debug, Default)]
@@ -33,7 +37,13 @@ pub(super) struct Request {
     pub(super) conn: Arc<Conn>,
     pub(super) service: String,
     pub(super) policy: Policy,
-    pub(super) arrived: Instant,
+    /// Since when it waits for a pool that serves it; `None`: there was no trouble yet.
+    pub(super) trouble: Option<Instant>,
+    /// When it was sent on its way last.
+    pub(super) left: Instant,
+    /// How often its server was lost with all of it.
+    pub(super) losses: u8,
+    pub(super) has_body: bool,
     pub(super) open: Open,
     /// Its place in the word, while it is with a pool.
     pub(super) flight: Option<Flight>,
@@ -42,6 +52,9 @@ pub(super) struct Request {
     pub(super) sent: Sent,
     /// Its body outgrew what is kept; it ends where it began or not at all.
     pub(super) unkept: bool,
+    /// The server of the present try, and the places of those that could not be reached.
+    pub(super) chosen: Option<Chosen>,
+    pub(super) avoided: SmallVec<[usize; 2]>,
     /// The connection of the present try.
     pub(super) wire: Option<Arc<Wire>>,
     /// What the answer is looked at for, since an earlier try may have done it.
@@ -61,6 +74,8 @@ pub(super) struct Request {
 
 /// What pingora keeps of a body: its own constant, which cannot be set.
 pub(super) const KEPT: u64 = 64 * 1024;
+/// A request that so many servers did not survive is said to no further one.
+const LOSSES: u8 = 3;
 /// First pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest.
@@ -77,12 +92,17 @@ impl Request {
             conn,
             service,
             policy,
-            arrived: Instant::now(),
+            trouble: None,
+            left: Instant::now(),
+            losses: 0,
+            has_body,
             open,
             flight: None,
             body: 0,
             sent: Sent::Nothing,
             unkept: false,
+            chosen: None,
+            avoided: SmallVec::new(),
             wire: None,
             check: Check::None,
             not_before: None,
@@ -94,9 +114,22 @@ impl Request {
         }
     }
 
-    /// Its end, if nobody can be had who serves it.
-    pub(super) fn deadline(&self) -> Instant {
-        self.arrived + self.conn.limits().hold
+    /// It goes on its way, if the gate lets it.
+    pub(super) fn take_off(&mut self) -> bool {
+        self.flight = self.conn.fly();
+        self.left = Instant::now();
+        self.flight.is_some()
+    }
+
+    /// Until when it may wait. A request that was served for a while waits anew.
+    pub(super) fn deadline(&mut self) -> Instant {
+        *self.trouble.get_or_insert_with(Instant::now) + self.conn.limits().hold
+    }
+
+    /// The client and the address that it came to, where its server is told of it in a PROXY header.
+    pub(super) fn from(&self, service: &HttpService) -> Option<(SocketAddr, SocketAddr)> {
+        let client = self.conn.entry.handle.peer;
+        (service.client_address == HttpAddress::ProxyV2).then(|| (client, self.conn.local.unwrap_or(client)))
     }
 
     /// The last byte goes: asks the gate, where it takes effect.
@@ -121,8 +154,11 @@ impl Request {
         flight.unkept()
     }
 
-    /// The present try has failed: what next?
-    pub(super) fn lost(&mut self, session: &Session) -> Next {
+    /// The present try has failed: what next? `gate`: it was to leave the pool.
+    pub(super) fn lost(&mut self, session: &Session, gate: bool) -> Next {
+        if gate || self.left.elapsed() >= self.conn.limits().hold {
+            self.trouble = None;
+        }
         let body = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
         if body == Body::Kept && self.sent == Sent::All && self.policy.kind == Kind::Unsafe {
             let head = session.req_header();
@@ -131,6 +167,9 @@ impl Request {
             self.policy.read_only = known::reads_only(target(head), kind.unwrap_or_default(), &whole);
         }
         let next = self.policy.after_loss(self.sent, received(session), body);
+        if !gate && self.sent == Sent::All && matches!(next, Next::Again(_)) && self.outlived_enough() {
+            return Next::Busy;
+        }
         if let Next::Again(check) = next {
             // What an earlier try may have done stays done.
             if check != Check::None {
@@ -145,10 +184,16 @@ impl Request {
         (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);
     }
 
+    /// One more server was lost with all of it. True: it is said to no further one.
+    pub(super) fn outlived_enough(&mut self) -> bool {
+        self.losses += 1;
+        self.losses >= LOSSES
+    }
+
     /// It goes to another server, and may take its time anew.
     pub(super) fn begin_again(&mut self) {
         self.over();
-        (self.arrived, self.not_before, self.pause) = (Instant::now(), None, Duration::ZERO);
+        (self.trouble, self.not_before, self.pause, self.losses) = (None, None, Duration::ZERO, 0);
         self.moved = true;
     }
 

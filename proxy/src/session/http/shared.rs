@@ -13,12 +13,16 @@ use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
 use tokio::sync::Semaphore;
 
-use super::{Proxy, gateway::Gateway, lane::Open, peer::Authorities};
+use super::{
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, lane::Open, peer::Authorities,
+    servers::Servers,
+};
 use crate::{
-    config::{Config, HttpLimits},
+    config::{Config, HttpBalance, HttpLimits},
     session::World,
     topology::Epoch,
 };
+use anyhow::Context as _;
 
 /// Backend connections that a thread keeps.
 const KEPT: usize = 512;
@@ -36,7 +40,9 @@ pub struct Shared {
     /// How many streams may ask a pool at once that has just taken over.
     pub(super) turns: Semaphore,
     /// Streams that are open.
-    pub(super) open: Open,
+    pub(super) streams: Open,
+    pub(super) servers: Servers,
+    pub(super) credentials: Credentials,
 }
 
 impl std::fmt::Debug for Shared {
@@ -53,7 +59,9 @@ impl Default for Shared {
             bytes: AtomicUsize::new(0),
             authorities: Authorities::default(),
             turns: Semaphore::new(1),
-            open: Open::default(),
+            streams: Open::default(),
+            servers: Servers::default(),
+            credentials: Credentials::default(),
         }
     }
 }
@@ -67,7 +75,18 @@ impl Shared {
 
     /// Streams that found their server before this epoch, and have not left it or found another.
     pub fn behind(&self, epoch: Epoch) -> usize {
-        self.open.before(epoch)
+        self.streams.before(epoch)
+    }
+
+    /// The same, with the key of cookies, where a service has some.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        let mut shared = Self::new(config)?;
+        let mut services = config.pools.iter().flat_map(|pool| pool.http.values());
+        if services.any(|service| service.balance == HttpBalance::Own) {
+            let key = Key::of(&config.server.state_dir).context("the key of cookies")?;
+            shared.servers = Servers::with(Some(key));
+        }
+        Ok(shared)
     }
 
     /// This thread's.
@@ -117,7 +136,8 @@ fn build(config: &Config) -> pingora_proxy::HttpProxy<Gateway> {
     h2.max_header_list_size(u32::try_from(limits.header_size).unwrap_or(u32::MAX));
     proxy.h2_options = Some(h2);
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(limits.idle);
+    // Ours says GOAWAY first.
+    options.h2_idle_timeout = Some(limits.idle * 2);
     proxy.server_options = Some(options);
     proxy
 }

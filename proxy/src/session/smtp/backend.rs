@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bascule_protocols::smtp::{
@@ -91,7 +91,7 @@ impl Session {
             }
             Waiting::Commit => {
                 let end = self.relay.end();
-                self.asked = Instant::now();
+                self.asked = self.now;
                 self.tell_backend(end);
             }
             Waiting::Login(_) => {}
@@ -121,7 +121,7 @@ impl Session {
 
     /// Begins to open a connection to the active pool, if there is none and the gate lets it.
     pub(super) fn ensure_backend(&mut self) {
-        let paused = self.retry.is_some_and(|(at, _)| Instant::now() < at);
+        let paused = self.retry.is_some_and(|(at, _)| self.now < at);
         if self.backend.is_some() || self.opening.is_some() || self.leaving.is_some() || paused {
             return;
         }
@@ -236,10 +236,10 @@ impl Session {
         if let Some(claimed) = &mut self.claimed
             && self.relay.next_recipient().is_some()
         {
-            claimed.settle(reply.class() == Class::Done, Instant::now());
+            claimed.settle(reply.class() == Class::Done, self.now);
         }
         let outcome = self.relay.reply(reply);
-        self.asked = Instant::now();
+        self.asked = self.now;
         if outcome.client != Told::Nothing || outcome.then == Then::Ended {
             // It is of use: what the client had heard before shows nothing.
             self.retry = None;
@@ -329,7 +329,7 @@ impl Session {
     /// No backend for `first`, or for twice as long as the last time.
     fn back_off(&mut self, first: Duration) {
         let pause = self.retry.map_or(first, |(_, pause)| (pause * 2).clamp(PAUSE, LONGEST_PAUSE));
-        self.retry = Some((Instant::now() + pause, pause));
+        self.retry = Some((self.now + pause, pause));
     }
 
     /// Nobody knows whether the message was taken (semantics §2.6).
@@ -369,7 +369,7 @@ impl Session {
         if let Some(since) = wait.held {
             let world = self.world();
             world.metrics.held_commands.dec();
-            world.metrics.held(world.holds.record(since, Instant::now()));
+            world.metrics.held(world.holds.record(since, self.now));
             self.entry.handle.describe(|info| info.held = 0);
             self.entry.handle.word_changed();
         }
@@ -378,7 +378,7 @@ impl Session {
     /// What waits is held from now on.
     pub(super) fn mark_held(&mut self) {
         if let Some(wait) = self.waiting.as_mut().filter(|wait| wait.held.is_none()) {
-            wait.held = Some(Instant::now());
+            wait.held = Some(self.now);
             if matches!(wait.what, Waiting::Commit) {
                 self.door.world.metrics.messages.count("held");
             }

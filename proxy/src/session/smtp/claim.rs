@@ -2,8 +2,6 @@
 //!
 //! Rule: who has a message already is not sent it again, and is answered as if it were.
 
-use std::time::Instant;
-
 use bascule_protocols::smtp::relay::{DELIVERED, Role};
 
 use super::{
@@ -49,7 +47,7 @@ impl Session {
         let digest = self.digest.as_ref().map_or(0, |digest| digest.value());
         let (places, recipients): (Vec<_>, Vec<_>) = self.relay.recipients().unzip();
         let message = Message { ident, sender, digest };
-        match self.world().delivered.claim(message, &recipients, Instant::now()) {
+        match self.world().delivered.claim(message, &recipients, self.now) {
             Claim::Fresh(claimed) => {
                 self.claimed = Some(claimed);
                 return true;

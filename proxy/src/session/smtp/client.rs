@@ -5,7 +5,6 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use bascule_protocols::smtp::{
@@ -15,16 +14,19 @@ use bascule_protocols::smtp::{
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
-use super::relay::{End, Session, Wait, Waiting};
+use super::{
+    content::Sink,
+    relay::{End, Session, Wait, Waiting},
+};
 
 /// Pieces of client input handled before others get their turn.
 const TURN: usize = 64;
-/// RFC 1870 §6.1 (3).
-const TOO_LARGE: &[u8] = b"552 5.3.4 Larger than the largest message\r\n";
 
 /// What is to be done once the client's bytes are no longer borrowed.
 enum Todo {
     Nothing,
+    /// Content that is kept with its room.
+    Adopt,
     Command(Command),
     Commit,
     Answer(Vec<u8>),
@@ -45,20 +47,22 @@ impl Session {
                 Poll::Ready(_) => return Err(End::Client),
                 Poll::Pending => return Ok(()),
             };
-            self.last_input = Instant::now();
+            self.last_input = self.now;
             let (n, verdict) = self.relay.client(input, &pinned);
             let todo = match verdict {
                 Verdict::NeedMore => Todo::Nothing,
                 Verdict::Command(command) => Todo::Command(command),
                 Verdict::Content(bytes) => {
-                    self.content += bytes.len() as u64;
-                    if let Some(digest) = &mut self.digest {
-                        digest.push(bytes);
-                    }
-                    let too_large = pinned.size().is_some_and(|limit| self.content > limit);
-                    match super::content::receive(&mut self.kept, &mut self.backend, &self.door, bytes) {
-                        Ok(()) if too_large => Todo::Fail(TOO_LARGE),
-                        Ok(()) => Todo::Nothing,
+                    let mut sink = Sink {
+                        content: &mut self.content,
+                        digest: &mut self.digest,
+                        kept: &mut self.kept,
+                        backend: &mut self.backend,
+                        door: &self.door,
+                    };
+                    match sink.receive(bytes, std::ptr::eq(bytes, &raw const input[..n]), pinned.size()) {
+                        Ok(true) => Todo::Adopt,
+                        Ok(false) => Todo::Nothing,
                         Err(reply) => Todo::Fail(reply),
                     }
                 }
@@ -66,15 +70,33 @@ impl Session {
                 Verdict::Answer(line) => Todo::Answer(line),
                 Verdict::Own(own) => Todo::Own(own),
             };
-            Pin::new(&mut self.client).consume(n);
+            let todo = if matches!(todo, Todo::Adopt) {
+                self.adopt(n)
+            } else {
+                Pin::new(&mut self.client).consume(n);
+                todo
+            };
             self.apply(todo)?;
         }
         Ok(())
     }
 
+    /// Keeps content with the room that it came in.
+    fn adopt(&mut self, n: usize) -> Todo {
+        let room = self.client.take(n);
+        let mut sink = Sink {
+            content: &mut self.content,
+            digest: &mut self.digest,
+            kept: &mut self.kept,
+            backend: &mut self.backend,
+            door: &self.door,
+        };
+        sink.adopt(room).map_or_else(Todo::Fail, |()| Todo::Nothing)
+    }
+
     fn apply(&mut self, todo: Todo) -> Result<(), End> {
         match todo {
-            Todo::Nothing => Ok(()),
+            Todo::Nothing | Todo::Adopt => Ok(()),
             Todo::Command(Command::Mail(_)) if self.over_rate() => self.turn_away(),
             Todo::Command(command) => {
                 self.wait_for(Waiting::Command(command));
@@ -117,7 +139,7 @@ impl Session {
     }
 
     pub(super) fn wait_for(&mut self, what: Waiting) {
-        let now = Instant::now();
+        let now = self.now;
         self.waiting = Some(Wait { what, arrived: now, held: None });
     }
 
@@ -205,7 +227,7 @@ impl Session {
             self.introduce();
         }
         self.relay.commit(command);
-        self.asked = Instant::now();
+        self.asked = self.now;
         if mail {
             self.digest = self.relay.ident().map(|_| Box::default());
         }

@@ -1,18 +1,27 @@
 //! The content of a message: kept until it is answered, and streamed to the backend that has asked for it.
 //!
-//! Rule: bodies up to `upload_memory` stay in memory, larger ones go to a file as they come; only one for which the spool
-//! has no room ends with the backend that it was begun at.
+//! Rule: bodies stay in memory as far as the spool's budget goes, larger ones go to a file as they come; only one for
+//! which the spool has no room ends with the backend that it was begun at.
 
 use bascule_protocols::smtp::relay::AMBIGUOUS;
 
-use super::relay::{Backend, End, Session};
+use super::{
+    delivered::Digest,
+    relay::{Backend, End, Session},
+};
 use crate::{
-    net::{buffer, spool::Body},
+    net::{
+        buffer::{self, Buffer},
+        spool::{Body, SpoolError},
+    },
     session::door::Door,
 };
 
 /// Content that leaves with what comes after it, its end perhaps; more of it is worth a write of its own.
 const SMALL: usize = 4 * 1024;
+/// RFC 1870 §6.1 (3).
+const TOO_LARGE: &[u8] = b"552 5.3.4 Larger than the largest message\r\n";
+const NO_ROOM: &[u8] = b"452 4.3.1 Not enough room now\r\n";
 
 impl Session {
     /// Sends the backend what was kept and it has not been sent.
@@ -35,6 +44,12 @@ impl Session {
                 return self.on_backend_end();
             }
         }
+    }
+
+    /// Whether the backend waits for what was kept.
+    pub(super) fn has_to_stream(&self) -> bool {
+        let kept = self.kept.as_ref().map_or(0, Body::len);
+        self.backend.as_ref().is_some_and(|b| b.streamed.is_some_and(|at| at < kept))
     }
 
     /// Whether the backend has all of the content.
@@ -66,39 +81,68 @@ impl Session {
     }
 }
 
-/// Content of the client: kept, and passed on where the backend has everything before it. An error is what the client
-/// is told at the end of its message.
-pub(super) fn receive(
-    kept: &mut Option<Body>,
-    backend: &mut Option<Backend>,
-    door: &Door,
-    bytes: &[u8],
-) -> Result<(), &'static [u8]> {
-    let limits = &door.world.config.limits;
-    let before = kept.as_ref().map(Body::len);
-    if let Some(Err(error)) = kept.as_mut().map(|body| body.push(bytes, limits.upload_memory)) {
-        tracing::warn!(%error, "a message is not kept: it ends with its server");
-        door.world.metrics.limits_hit.count("spool");
-        *kept = None;
+/// What a piece of content is added to.
+pub(super) struct Sink<'a> {
+    pub(super) content: &'a mut u64,
+    pub(super) digest: &'a mut Option<Box<Digest>>,
+    pub(super) kept: &'a mut Option<Body>,
+    pub(super) backend: &'a mut Option<Backend>,
+    pub(super) door: &'a Door,
+}
+
+/// An error is what the client is told at the end of its message.
+type Taken<T> = Result<T, &'static [u8]>;
+
+impl Sink<'_> {
+    /// Content of the client: the backend gets it where it has everything before it, and it is kept. `alone`: nothing
+    /// else lies before it in its room. True: it is still to be kept, by [`Self::adopt`].
+    pub(super) fn receive(&mut self, bytes: &[u8], alone: bool, limit: Option<u64>) -> Taken<bool> {
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        *self.content += bytes.len() as u64;
+        if limit.is_some_and(|limit| *self.content > limit) {
+            return Err(TOO_LARGE);
+        }
+        if let Some(digest) = self.digest {
+            digest.push(bytes);
+        }
+        let before = self.kept.as_ref().map(Body::len);
+        if let Some(backend) = self.backend
+            && backend.streamed.is_some_and(|at| before.is_none_or(|len| at == len))
+        {
+            backend.streamed = backend.streamed.map(|at| at + bytes.len() as u64);
+            if bytes.len() < SMALL {
+                backend.out.keep(bytes);
+            } else {
+                // A failed backend is found by the next read.
+                let _ = backend.out.push(&mut backend.leg, bytes);
+            }
+        }
+        if alone && self.kept.as_ref().is_some_and(|body| body.adopts(bytes.len())) {
+            return Ok(true);
+        }
+        self.keep(|body, small| body.push(bytes, small)).map(|()| false)
     }
-    let Some(backend) = backend else {
-        return if kept.is_some() { Ok(()) } else { Err(b"452 4.3.1 Not enough room now\r\n") };
-    };
-    match (backend.streamed, before) {
-        // It has everything before these bytes.
-        (Some(at), Some(len)) if at == len => {}
-        (Some(_), None) => {}
-        // It has not asked yet, or what was kept goes first.
-        (None, _) | (Some(_), Some(_)) => {
-            return if kept.is_some() { Ok(()) } else { Err(b"452 4.3.1 Not enough room now\r\n") };
+
+    /// Keeps what was received in its room.
+    pub(super) fn adopt(&mut self, room: Buffer) -> Taken<()> {
+        self.keep(|body, small| body.adopt(room, small))
+    }
+
+    fn keep(&mut self, how: impl FnOnce(&mut Body, usize) -> Result<(), SpoolError>) -> Taken<()> {
+        let small = self.door.world.config.limits.upload_memory;
+        if let Some(Err(error)) = self.kept.as_mut().map(|body| how(body, small)) {
+            tracing::warn!(%error, "a message is not kept: it ends with its server");
+            self.door.world.metrics.limits_hit.count("spool");
+            *self.kept = None;
+        }
+        // The backend that has everything goes on without.
+        let streamed = self.backend.as_ref().and_then(|backend| backend.streamed);
+        if self.kept.is_some() || streamed.is_some_and(|at| at == *self.content) {
+            Ok(())
+        } else {
+            Err(NO_ROOM)
         }
     }
-    backend.streamed = backend.streamed.map(|at| at + bytes.len() as u64);
-    if bytes.len() < SMALL {
-        backend.out.keep(bytes);
-    } else {
-        // A failed backend is found by the next read.
-        let _ = backend.out.push(&mut backend.leg, bytes);
-    }
-    Ok(())
 }

@@ -61,7 +61,7 @@ impl Session {
             return long;
         }
         // The answer is another one when places become scarce, so it is asked for again.
-        long.min((self.last_input + SHORT_SILENCE).max(Instant::now() + SHORT_SILENCE / 2))
+        long.min((self.last_input + SHORT_SILENCE).max(self.now + SHORT_SILENCE / 2))
     }
 
     fn is_silent(&self, now: Instant) -> bool {
@@ -74,7 +74,7 @@ impl Session {
     }
 
     pub(super) fn deadlines(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+        let now = self.now;
         if let Some(wait) = &self.waiting {
             if now >= wait.arrived + self.ceiling() {
                 self.world().metrics.limits_hit.count("command_ceiling");

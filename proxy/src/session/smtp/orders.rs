@@ -51,6 +51,14 @@ impl Orders {
         self.seen.is_none_or(|seen| seen.0 != handle.order().0)
     }
 
+    /// Whether nothing is asked that is not done.
+    pub(super) fn calm(&self) -> bool {
+        self.trial.is_none()
+            && self.seen.is_some_and(|(number, order)| {
+                matches!(order, Order::Flow) && self.reported == Some((number, Progress::Done))
+            })
+    }
+
     /// The pool on which a login is tried.
     pub(super) fn tries(&self) -> Option<PoolId> {
         self.trial.as_ref().map(|(pool, _)| *pool)

@@ -7,7 +7,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -152,6 +152,8 @@ pub(super) struct Session {
     pub(super) retry: Option<(Instant, Duration)>,
     pub(super) orders: Orders,
     pub(super) standing: Standing,
+    /// When this turn began: the clock is read once for all that is done in it.
+    pub(super) now: Instant,
     pub(super) last_input: Instant,
     /// When a backend was last asked something, or said something.
     pub(super) asked: Instant,
@@ -180,6 +182,7 @@ impl Session {
             BareNewline::Normalize => Bare::Normalize,
             BareNewline::Reject => Bare::Reject,
         };
+        let now = Instant::now();
         let secure = door.listener.tls == ListenerTls::Implicit;
         let starttls = door.listener.tls == ListenerTls::Starttls && !Self::is_device(&door, &entry);
         Self {
@@ -208,8 +211,9 @@ impl Session {
             retry: None,
             orders: Orders::default(),
             standing: Standing::default(),
-            last_input: Instant::now(),
-            asked: Instant::now(),
+            now,
+            last_input: now,
+            asked: now,
         }
     }
 
@@ -240,11 +244,16 @@ impl Session {
     }
 
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.now = Instant::now();
         loop {
             if let Err(end) = self.advance() {
                 return Poll::Ready(end);
             }
-            let step = match ready!(self.poll_ready(cx)) {
+            let Poll::Ready(ready) = self.poll_ready(cx) else {
+                self.entry.handle.due(self.due());
+                return Poll::Pending;
+            };
+            let step = match ready {
                 Ready::Client => self.on_client(),
                 Ready::Backend => self.on_backend(),
                 Ready::Greeted(pool, epoch, result) => self.on_greeting(pool, epoch, result),
@@ -332,7 +341,7 @@ impl Session {
 
     /// Whether the gate admits what the topology has now.
     pub(super) fn admitted(&self) -> bool {
-        self.world().gate.admits(self.world().topology.load().epoch)
+        self.world().gate.admits(self.world().topology.epoch())
     }
 
     /// Whether a backend is there and commands of this session reach it.
@@ -358,8 +367,24 @@ impl Session {
         self.relay.in_flight().0 == 0
     }
 
+    /// Whether nothing waits, nothing is asked of this session, and [`Self::advance`] would find nothing to do.
+    fn calm(&self) -> bool {
+        self.flows()
+            && self.waiting.is_none()
+            && self.parked.is_none()
+            && self.greeting.is_none()
+            && self.greeted.is_none()
+            && self.orders.calm()
+            && !self.changed()
+            && !self.has_to_stream()
+    }
+
     /// Does everything that has become possible.
     fn advance(&mut self) -> Result<(), End> {
+        if self.calm() {
+            self.sync_word();
+            return Ok(());
+        }
         self.stop_greeting()?;
         self.obey()?;
         let admitted = self.admitted();
@@ -372,7 +397,9 @@ impl Session {
         self.carry_on()?;
         self.answer_parked()?;
         self.sync_word();
-        self.entry.handle.due(self.due());
+        if self.entry.handle.is_late() {
+            self.entry.handle.due(self.due());
+        }
         Ok(())
     }
 

@@ -30,7 +30,7 @@ use super::Stall;
 /// Where a server breaks: it drops the connection.
 #[derive(Debug, Clone)]
 pub enum At {
-    /// A request's head has come.
+    /// A request's head has come. Over HTTP/2 it refuses the stream.
     Head,
     /// So many bytes of its body have come.
     Body(usize),
@@ -40,6 +40,8 @@ pub enum At {
     Done,
     /// So many bytes of the answer, head and body, were sent.
     Answer(usize),
+    /// Nothing breaks: it says this, with these fields, and does nothing.
+    Say(u16, &'static str),
     /// Nothing breaks: it waits, before it carries the request out.
     Stall(Stall),
     /// Nothing breaks: it waits with the answer.

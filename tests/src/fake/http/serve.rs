@@ -48,7 +48,10 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
         if head.field("accept") == Some("text/event-stream") && !matches!(fault, Some(At::NoEvents)) {
             return streams::events(shared, io, &head, fault.as_ref()).await;
         }
-        let (status, fields, said) = shared.shelf.carry_out(shared.name, &head, body);
+        let (status, fields, said) = match &fault {
+            Some(At::Say(status, fields)) => (*status, (*fields).to_owned(), shared.name.into()),
+            _ => shared.shelf.carry_out(shared.name, &head, body),
+        };
         match &fault {
             Some(At::Done) => return Err(dropped()),
             Some(At::Withhold(stall)) => stall.wait().await,

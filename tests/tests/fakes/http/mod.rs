@@ -2,9 +2,12 @@
 //!
 //! Rule: three witnesses: what the client was told, which requests the servers saw, and what stands on their shelf.
 
+mod front;
 mod hold;
 mod loss;
 mod passing;
+mod servers;
+mod smuggling;
 mod sockets;
 mod streams;
 

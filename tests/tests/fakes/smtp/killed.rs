@@ -262,7 +262,7 @@ async fn an_empty_last_chunk_that_waited_for_a_backend_is_committed_though_nothi
 
 /// A rig whose spool has no room, and the client that has filled it.
 async fn full() -> (Rig, Client) {
-    let limits = "upload_memory = \"16KiB\"\nupload = \"150KB\"\nspool = \"150KB\"\n";
+    let limits = "upload_memory = \"16KiB\"\nupload = \"150KB\"\nspool = \"150KB\"\nspool_memory = \"0B\"\n";
     let rig = Plan::replicated().limits(limits).mail("none", "").start(USERS).await;
     let mut other = rig.mailer(Door::Relay).await;
     other.begin(FROM, &[ALICE]).await.unwrap();

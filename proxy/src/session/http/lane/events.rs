@@ -43,9 +43,9 @@ pub(super) async fn serve(
     request: &mut Request,
     session: &mut Session,
     mut question: Question,
-    found: Found,
+    mut found: Found,
 ) -> Result<()> {
-    let mut found = begin(request, session, found).await?;
+    begin(request, session, &found.answer).await?;
     let mut events = Events::after(question.last_id());
     let conn = request.conn.clone();
     let streams = &conn.world().metrics.http_streams;
@@ -77,13 +77,14 @@ pub(super) async fn serve(
 }
 
 /// Sends the head.
-async fn begin(request: &Request, session: &mut Session, found: Found) -> Result<Found> {
-    let (mut parts, body) = found.answer.into_parts();
-    parts.headers.remove("content-length");
-    let mut head = question::answer(&parts, !request.conn.two)?;
-    front::dress(&request.conn, &mut head)?;
-    session.write_response_header(Box::new(head), false).await?;
-    Ok(Found { line: found.line, answer: Response::from_parts(parts, body) })
+async fn begin(request: &Request, session: &mut Session, answer: &Response<Incoming>) -> Result<()> {
+    let mut head = question::head(answer)?;
+    head.remove_header("content-length");
+    if !request.conn.two {
+        head.insert_header("Transfer-Encoding", "chunked")?;
+    }
+    front::dress(&request.conn, request, &mut head)?;
+    session.write_response_header(Box::new(head), false).await
 }
 
 /// Passes events on from one server.

@@ -10,10 +10,11 @@ use std::{
 use bascule_protocols::http::lane::Lane;
 use tokio::time::{sleep_until, timeout};
 
-use super::super::{conn::Conn, hold::Stop, request::Request};
+use super::super::{conn::Conn, gateway, hold::Stop, loss, request::Request};
 use super::{
     Found, Question,
     line::{Line, To},
+    question,
 };
 
 /// A pool that has just taken over is not asked by everybody at once: after so long without an answer the next one may.
@@ -33,14 +34,7 @@ pub(super) async fn find(request: &mut Request, question: &Question) -> Result<F
                     }
                     return Ok(found);
                 }
-                Err(why) => {
-                    tracing::debug!(service = request.service, ?why, "no answer");
-                    request.conn.world().metrics.http_again.count(why.name());
-                    request.over();
-                    if why != Why::Gate {
-                        request.back_off(why == Why::Lost);
-                    }
-                }
+                Err(why) => lost(request, why)?,
             },
             () = conn.leaves(epoch) => {
                 request.begin_again();
@@ -55,19 +49,36 @@ pub(super) async fn find(request: &mut Request, question: &Question) -> Result<F
 /// Why there is no answer yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
+    /// No server could be reached.
     Dial,
+    /// It went without an answer.
     Lost,
+    /// The gate shut before it was asked.
     Gate,
+    /// It does not know yet what its predecessor knew, or handed the request back.
+    Doubted,
 }
 
-impl Why {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Dial => "dial",
-            Self::Lost => "lost",
-            Self::Gate => "gate",
-        }
+/// Counts it, and settles when the next try may begin.
+fn lost(request: &mut Request, why: Why) -> Result<(), Stop> {
+    tracing::debug!(service = request.service, ?why, "no answer");
+    let others = why == Why::Dial && loss::unreachable(request);
+    let again = &request.conn.world().metrics.http_again;
+    match why {
+        Why::Dial => again.count("dial"),
+        Why::Lost => again.count("lost"),
+        Why::Gate => again.count("gate"),
+        // Counted where it was seen.
+        Why::Doubted => {}
     }
+    request.over();
+    match why {
+        Why::Lost if request.outlived_enough() => return Err(Stop::Busy("http_hold")),
+        Why::Gate | Why::Doubted => {}
+        Why::Dial if others => {}
+        Why::Dial | Why::Lost => request.back_off(why == Why::Lost),
+    }
+    Ok(())
 }
 
 /// Waits for a place among those in flight, without taking one from requests that somebody waits for.
@@ -87,11 +98,8 @@ async fn place(request: &mut Request) -> Result<(), Stop> {
             return Err(Stop::Busy("http_hold"));
         }
         request.not_before = request.not_before.filter(|at| now < *at);
-        if request.not_before.is_none() {
-            request.flight = conn.fly();
-            if request.flight.is_some() {
-                return Ok(());
-            }
+        if request.not_before.is_none() && request.take_off() {
+            return Ok(());
         }
         let next = request.not_before.map_or(until, |at| at.min(until));
         tokio::select! {
@@ -103,22 +111,24 @@ async fn place(request: &mut Request) -> Result<(), Stop> {
 
 async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     let conn: Arc<Conn> = request.conn.clone();
-    let world = conn.world();
-    let topology = world.topology.load();
-    let Some(pool) = request.flight.as_ref().map(|flight| flight.pool) else { return Err(Why::Gate) };
-    let Some(service) = topology.pool(pool).http.get(&request.service) else { return Err(Why::Dial) };
-    let version = question.version(service.version);
-    let to = To::server_of(&conn, service, question.head(), version);
+    let shared = &conn.world().http;
+    let topology = conn.world().topology.load();
+    let at = request.flight.as_ref().map(|flight| (flight.pool, flight.epoch)).ok_or(Why::Gate)?;
+    let service = topology.pool(at.0).http.get(&request.service).ok_or(Why::Dial)?;
     let turn = match request.moved {
-        true => Some(world.http.turns.acquire().await.map_err(|_| Why::Dial)?),
+        true => Some(shared.turns.acquire().await.map_err(|_| Why::Dial)?),
         false => None,
     };
-    let opened = timeout(service.dial_timeout, Line::open(to)).await;
-    let mut line = opened.map_err(|_| Why::Dial)?.map_err(|error| {
+    let chosen = shared.servers.choose(request, service, at, question.head());
+    let (from, version) = (request.from(service), question.version(service.version));
+    let server = &request.chosen.insert(chosen).server;
+    let opening = Line::open(To { service, server, from, version }, &shared.authorities);
+    let opened = timeout(service.dial_timeout, opening).await.map_err(|_| Why::Dial)?;
+    let mut line = opened.map_err(|error| {
         tracing::debug!(service = request.service, %error, "no connection");
         Why::Dial
     })?;
-    let said = question.said(request, version).map_err(|_| Why::Lost)?;
+    let said = question.said(request, service).map_err(|_| Why::Lost)?;
     if !request.commit() {
         return Err(Why::Gate);
     }
@@ -132,5 +142,10 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
         }
     };
     let answer = answer.map_err(|_| Why::Lost)?.map_err(|_| Why::Lost)?;
+    let head = question::head(&answer).map_err(|_| Why::Lost)?;
+    if gateway::answered(request, question.head(), true, &head).is_err() {
+        request.verdict = None;
+        return Err(Why::Doubted);
+    }
     Ok(Found { line, answer })
 }

@@ -2,7 +2,7 @@
 //!
 //! Rule: who lets go of it ends it, whatever it carries.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,15 +12,13 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pingora_http::RequestHeader;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::task::JoinHandle;
 
-use super::super::{conn::Conn, dial, peer};
+use super::super::{dial, peer::Authorities};
 use crate::{
-    config::{HttpAddress, HttpService, HttpVersion, ServiceTls},
+    config::{HttpService, HttpVersion, ServiceTls},
     net::{secure::Secure, stream::Leg},
 };
 
@@ -46,50 +44,28 @@ impl Drop for Line {
 
 /// Where a line leads.
 pub(in super::super) struct To<'a> {
-    service: &'a HttpService,
-    server: &'a str,
+    pub(in super::super) service: &'a HttpService,
+    pub(in super::super) server: &'a str,
     /// The client and the address that it came to, where a PROXY header says so.
-    header: Option<(SocketAddr, SocketAddr)>,
-    /// For TLS, where the service has it.
-    config: Option<Arc<ClientConfig>>,
-    version: HttpVersion,
-}
-
-impl<'a> To<'a> {
-    /// The server of a service for a client's request; what is spoken to it.
-    pub(in super::super) fn server_of(
-        conn: &Conn,
-        service: &'a HttpService,
-        head: &RequestHeader,
-        version: HttpVersion,
-    ) -> Self {
-        let client = conn.entry.handle.peer;
-        let proxied = service.client_address == HttpAddress::ProxyV2;
-        Self {
-            service,
-            server: peer::server(service, client, head),
-            header: proxied.then(|| (client, conn.local.unwrap_or(client))),
-            config: conn.world().http.authorities.config(&service.tls, version),
-            version,
-        }
-    }
+    pub(in super::super) from: Option<(SocketAddr, SocketAddr)>,
+    /// What is spoken.
+    pub(in super::super) version: HttpVersion,
 }
 
 impl Line {
     /// Connects.
-    pub(in super::super) async fn open(to: To<'_>) -> io::Result<Self> {
-        let tcp = dial::connect(to.server, to.header).await?;
-        tcp.set_nodelay(true)?;
+    pub(in super::super) async fn open(to: To<'_>, authorities: &Authorities) -> io::Result<Self> {
+        let tcp = dial::connect(to.server, to.from).await?;
         SockRef::from(&tcp)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
-        let leg = match (&to.service.tls, to.config) {
+        let leg = match (&to.service.tls, authorities.config(&to.service.tls, to.version)) {
             (ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify), Some(config)) => {
                 let name = ServerName::try_from(verify.name.clone()).map_err(io::Error::other)?;
                 Leg::tls(Secure::connect(tcp, config, name).await?)
             }
             (ServiceTls::None, _) => Leg::plain(tcp),
             (ServiceTls::Starttls(_) | ServiceTls::Implicit(_), None) => {
-                return Err(io::Error::other("no authorities for this service"));
+                return Err(io::Error::other("nobody vouches for this service"));
             }
         };
         let io = TokioIo::new(leg);

@@ -62,13 +62,13 @@ impl Stream {
         let epoch =
             request.flight.as_ref().map_or_else(|| world.topology.load().epoch, |flight| flight.epoch);
         gauge.inc();
-        world.http.open.add(epoch);
+        world.http.streams.add(epoch);
         Self { gauge: gauge.clone(), epoch, conn }
     }
 
     /// It found a server in this epoch.
     pub(super) fn moved(&mut self, epoch: Epoch) {
-        let open = &self.conn.world().http.open;
+        let open = &self.conn.world().http.streams;
         open.add(epoch);
         open.remove(std::mem::replace(&mut self.epoch, epoch));
     }
@@ -77,7 +77,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.gauge.dec();
-        self.conn.world().http.open.remove(self.epoch);
+        self.conn.world().http.streams.remove(self.epoch);
     }
 }
 

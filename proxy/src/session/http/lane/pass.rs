@@ -13,11 +13,13 @@ use crate::session::registry::Order;
 /// Passes it on to its end.
 pub(super) async fn pass(request: &mut Request, session: &mut Session, found: Found) -> Result<()> {
     let Found { line: _line, answer } = found;
-    let (parts, mut body) = answer.into_parts();
-    let bodyless = session.req_header().method == "HEAD" || matches!(parts.status.as_u16(), 204 | 304);
-    let chunked = !bodyless && !request.conn.two && !parts.headers.contains_key("content-length");
-    let mut head = question::answer(&parts, chunked)?;
-    front::dress(&request.conn, &mut head)?;
+    let mut head = question::head(&answer)?;
+    let mut body = answer.into_body();
+    let bodyless = session.req_header().method == "HEAD" || matches!(head.status.as_u16(), 204 | 304);
+    if !bodyless && !request.conn.two && !head.headers.contains_key("content-length") {
+        head.insert_header("Transfer-Encoding", "chunked")?;
+    }
+    front::dress(&request.conn, request, &mut head)?;
     session.write_response_header(Box::new(head), bodyless).await?;
     if bodyless {
         return Ok(());

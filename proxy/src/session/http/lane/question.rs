@@ -13,7 +13,7 @@ use super::super::{
     front,
     request::{Request, target},
 };
-use crate::config::HttpVersion;
+use crate::config::{HttpService, HttpVersion, ServiceTls};
 
 /// Fields of one connection (RFC 9110 §7.6.1), and what hyper writes itself.
 const HOPS: [&str; 9] = [
@@ -68,13 +68,18 @@ impl Question {
     }
 
     /// As the server reads it.
-    pub(super) fn said(&self, request: &Request, version: HttpVersion) -> Result<http::Request<Full<Bytes>>> {
+    pub(super) fn said(
+        &self,
+        request: &Request,
+        service: &HttpService,
+    ) -> Result<http::Request<Full<Bytes>>> {
         let mut told = self.head.clone();
         front::introduce(&self.head, &mut told, request)?;
-        let host = front::authority(&self.head).unwrap_or_default();
-        let uri = match version {
-            HttpVersion::One => target(&self.head).to_owned(),
-            HttpVersion::Two => format!("https://{host}{}", target(&self.head)),
+        let (host, version) = (front::authority(&self.head), self.version(service.version));
+        let uri = match (version, &service.tls) {
+            (HttpVersion::One, _) => target(&self.head).to_owned(),
+            (HttpVersion::Two, ServiceTls::None) => format!("http://{host}{}", target(&self.head)),
+            (HttpVersion::Two, _) => format!("https://{host}{}", target(&self.head)),
         };
         let mut said = http::Request::builder().method(self.head.method.clone()).uri(uri);
         if let Some(fields) = said.headers_mut() {
@@ -89,7 +94,7 @@ impl Question {
                 Lane::Poll => {}
             }
             if version == HttpVersion::One {
-                let host = HeaderValue::from_str(&host);
+                let host = HeaderValue::from_str(host);
                 fields.insert("host", host.or_err(ErrorType::InvalidHTTPHeader, "host")?);
             }
         }
@@ -121,16 +126,13 @@ fn join_cookies(fields: &mut HeaderMap) {
     }
 }
 
-/// The head of an answer, as the client reads it; `chunked`: its length is not known, and HTTP/1.1 has to say so.
-pub(super) fn answer(parts: &http::response::Parts, chunked: bool) -> Result<ResponseHeader> {
+/// The head of an answer without what is for one connection only.
+pub(super) fn head<T>(answer: &http::Response<T>) -> Result<ResponseHeader> {
     let mut fields = HeaderMap::new();
-    copy(&parts.headers, &mut fields);
-    let mut head = ResponseHeader::build(parts.status, Some(fields.len() + 4))?;
+    copy(answer.headers(), &mut fields);
+    let mut head = ResponseHeader::build(answer.status(), Some(fields.len() + 4))?;
     for (name, value) in &fields {
         head.append_header(name.clone(), value.clone())?;
-    }
-    if chunked {
-        head.insert_header("Transfer-Encoding", "chunked")?;
     }
     Ok(head)
 }

@@ -113,11 +113,10 @@ async fn begin(request: &Request, session: &mut Session, found: Found) -> Result
     let Found { line: _line, mut answer } = found;
     let upgraded = upgrade::on(&mut answer).await.map_err(|_| cut())?;
     let parts = upgraded.downcast::<TokioIo<Leg>>().map_err(|_| cut())?;
-    let (answer, _) = answer.into_parts();
-    let mut head = question::answer(&answer, false)?;
+    let mut head = question::head(&answer)?;
     head.insert_header("Connection", HeaderValue::from_static("Upgrade"))?;
     head.insert_header("Upgrade", HeaderValue::from_static("websocket"))?;
-    front::dress(&request.conn, &mut head)?;
+    front::dress(&request.conn, request, &mut head)?;
     session.write_response_header(Box::new(head), false).await?;
     Ok(Server {
         leg: parts.io.into_inner(),

@@ -1,0 +1,105 @@
+//! Credentials that a pool took before a cutover, and that its successor does not know (yet).
+//!
+//! Rule: in the first minute of a pool nobody is asked for a password that was right a minute ago (semantics §3.6);
+//! afterwards the pool's word counts.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use pingora_http::RequestHeader;
+
+use super::slots::Slots;
+use crate::topology::Epoch;
+
+/// How long a pool is new.
+const NEW: Duration = Duration::from_secs(60);
+/// No pool was followed by another one.
+const NEVER: u64 = u64::MAX;
+
+/// What is known of credentials: hashes, with a key that nobody knows.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    taken: Slots,
+    key: RandomState,
+    /// The epoch that was seen last, plus one.
+    epoch: AtomicU64,
+    /// When it was first seen, milliseconds after `base`.
+    since: AtomicU64,
+    base: Instant,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        let (epoch, since) = (AtomicU64::new(0), AtomicU64::new(NEVER));
+        Self { taken: Slots::default(), key: RandomState::new(), epoch, since, base: Instant::now() }
+    }
+}
+
+impl Credentials {
+    /// A pool answered. True: it wants credentials that were good before it came, and it is new.
+    pub(super) fn doubtful(
+        &self,
+        service: &str,
+        head: &RequestHeader,
+        status: u16,
+        epoch: Epoch,
+        now: Instant,
+    ) -> bool {
+        let Some(credentials) = head.headers.get("authorization") else { return false };
+        let hash = self.key.hash_one((service, credentials.as_bytes()));
+        let new = self.is_new(epoch, now);
+        match status {
+            200..=399 => self.taken.put(hash, 0),
+            401 | 407 => return new && self.taken.get(hash).is_some(),
+            _ => {}
+        }
+        false
+    }
+
+    fn is_new(&self, epoch: Epoch, now: Instant) -> bool {
+        let now = u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(NEVER - 1);
+        let (seen, this) = (self.epoch.load(Ordering::Relaxed), u64::from(epoch.0) + 1);
+        // An answer of the old pool may come late.
+        if this > seen {
+            self.epoch.store(this, Ordering::Relaxed);
+            self.since.store(if seen == 0 { NEVER } else { now }, Ordering::Relaxed);
+        }
+        let since = self.since.load(Ordering::Relaxed);
+        since != NEVER && u128::from(now.saturating_sub(since)) < NEW.as_millis()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_pool_is_not_believed_at_once_about_what_was_right() {
+        let credentials = Credentials::default();
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        let start = Instant::now();
+        let mut said = |who: &str, status, epoch, after| {
+            head.insert_header("authorization", who.to_owned()).unwrap();
+            let now = start + Duration::from_secs(after);
+            credentials.doubtful("dav", &head, status, Epoch(epoch), now)
+        };
+        assert!(!said("anna", 200, 3, 0) && !said("bert", 401, 3, 0));
+        assert!(!said("anna", 401, 3, 1), "the same pool may change its mind");
+        assert!(said("anna", 401, 4, 2));
+        assert!(!said("bert", 401, 4, 2), "nobody ever took them");
+        assert!(said("anna", 401, 4, 60));
+        assert!(!said("anna", 401, 4, 63), "a minute is over");
+    }
+
+    #[test]
+    fn without_credentials_there_is_nothing_to_know() {
+        let head = RequestHeader::build("GET", b"/", None).unwrap();
+        let credentials = Credentials::default();
+        for (status, epoch) in [(200, 1), (401, 2)] {
+            assert!(!credentials.doubtful("dav", &head, status, Epoch(epoch), Instant::now()));
+        }
+    }
+}
