@@ -36,7 +36,7 @@ impl Browser {
         let port: u16 = loop {
             let line =
                 lines.next_line().await?.context("chromedriver has ended: is chromium-driver there?")?;
-            if let Some((_, port)) = line.split_once("on port ") {
+            if let Some((_, port)) = line.split_once("successfully on port ") {
                 break port.trim_end_matches('.').parse()?;
             }
         };

@@ -72,15 +72,18 @@ async def events(request):
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
     heard = int(request.headers.get("Last-Event-ID") or 0)
-    while True:
-        lines = (FOLDER / "news").read_text().splitlines()
-        for line in lines[heard:]:
-            heard += 1
-            event = f": {NAME}\nid: {heard}\ndata: {line}\n\n".encode()
-            for piece in event[:15], event[15:]:
-                await response.write(piece)
-                await asyncio.sleep(0.001)
-        await asyncio.sleep(0.005)
+    try:
+        while True:
+            lines = (FOLDER / "news").read_text().splitlines()
+            for line in lines[heard:]:
+                heard += 1
+                event = f": {NAME}\nid: {heard}\ndata: {line}\n\n".encode()
+                for piece in event[:15], event[15:]:
+                    await response.write(piece)
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.005)
+    except ConnectionResetError:
+        return response
 
 
 async def socket(request):

@@ -61,11 +61,12 @@ async fn a_browser_notices_nothing_of_three_cutovers() {
     let folder = tempfile::tempdir().unwrap();
     let mut setup = patient(&pair);
     setup.http = "routes = [{ path = \"/\", service = \"webmail\" }]\n".into();
+    setup.tables += "[limits]\nhttp.hold = \"60s\"\n";
     let mut servers = Vec::new();
     for (pool, dovecot) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
         let at = (dovecot.imap().ip(), 10081).into();
         servers.push(WebServer::start(&pool.name, at, folder.path()).await.unwrap());
-        pool.http = vec![("webmail", at, "tls = { mode = \"none\" }".into())];
+        pool.http = vec![("webmail", vec![at], "tls = { mode = \"none\" }".into())];
     }
     let proxy = Bascule::start(&setup, "old").await.unwrap();
     let mut mail = proxy.session("alice", "pass").await.unwrap();
