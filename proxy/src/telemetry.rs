@@ -148,7 +148,7 @@ pub mod labels {
     ];
     /// What became of requests of HTTP; `unknown`: nobody knows whether it was carried out (502).
     pub const HTTP_REQUESTS: &[&str] =
-        &["acme", "answered", "busy", "cut", "gone", "misdirected", "redirected", "unknown"];
+        &["acme", "answered", "busy", "cut", "gone", "limited", "misdirected", "redirected", "unknown"];
     /// Why a request of HTTP was refused: two parsers might read it differently, or it is too large.
     pub const HTTP_REFUSED: &[&str] = &[
         "chunk",
@@ -171,6 +171,7 @@ pub mod labels {
     pub const LIMITS: &[&str] = &[
         "address_connections",
         "address_messages",
+        "address_requests",
         "autologout",
         "command",
         "command_ceiling",
@@ -186,7 +187,10 @@ pub mod labels {
         "http_held_bytes",
         "http_held_requests",
         "http_hold",
+        "http_queue",
+        "http_queue_wait",
         "identity_messages",
+        "identity_requests",
         "line",
         "login",
         "login_ceiling",
@@ -324,6 +328,8 @@ pub struct Metrics {
     pub messages: Family,
     /// By [`labels::HTTP_REQUESTS`].
     pub http_requests: Family,
+    /// Requests that wait for a place at their service.
+    pub http_queued: IntGauge,
     /// By [`labels::HTTP_REFUSED`].
     pub http_refused: Family,
     /// By [`labels::HTTP_AGAIN`].
@@ -427,6 +433,7 @@ impl Metrics {
                 "outcome",
                 labels::HTTP_REQUESTS,
             ),
+            http_queued: gauge(r, "bascule_http_queued", "Requests that wait for a place at their service"),
             http_refused: reasons(
                 r,
                 "bascule_http_refused_total",

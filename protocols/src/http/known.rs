@@ -29,8 +29,8 @@ pub fn is_ping(target: &str) -> bool {
     is_active_sync(target, "Cmd=Ping")
 }
 
-/// An ActiveSync Sync, which may bring changes.
-pub fn is_sync(target: &str) -> bool {
+/// ActiveSync's command Sync, which may bring changes.
+pub fn is_sync_command(target: &str) -> bool {
     is_active_sync(target, "Cmd=Sync")
 }
 
@@ -38,6 +38,13 @@ fn is_active_sync(target: &str, command: &str) -> bool {
     let Some((_, query)) = target.split_once('?') else { return false };
     let here = path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync");
     here && query.split('&').any(|pair| pair.eq_ignore_ascii_case(command))
+}
+
+/// Whether a program asks that keeps a copy of a mailbox or a calendar: a phone, a desktop client.
+pub fn is_sync(method: &str, target: &str) -> bool {
+    const METHODS: [&str; 4] = ["PROPFIND", "REPORT", "PROPPATCH", "SEARCH"];
+    METHODS.contains(&method)
+        || path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync")
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -82,6 +89,12 @@ mod tests {
         // Of two members of one name servers take the first or the last.
         let twice = r#"{"using":[],"methodCalls":[],"methodCalls":[["Email/set",{},"0"]]}"#;
         assert!(!post("application/json", twice));
+    }
+
+    #[test]
+    fn programs_that_keep_a_copy_are_known() {
+        assert!(is_sync("REPORT", "/dav/anna/") && is_sync("POST", "/Microsoft-Server-ActiveSync?Cmd=Sync"));
+        assert!(!is_sync("GET", "/dav/anna/") && !is_sync("POST", "/webmail/?_action=send"));
     }
 
     #[test]

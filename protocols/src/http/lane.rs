@@ -49,7 +49,7 @@ impl Asked<'_> {
 
     /// Whether it depends on the body: an ActiveSync Sync, which may only wait ([`by_body`]).
     pub fn may_wait(&self) -> bool {
-        self.method == "POST" && known::is_sync(self.target)
+        self.method == "POST" && known::is_sync_command(self.target)
     }
 
     /// MS-OXCMAPIHTTP §2.2.4.4.

@@ -47,7 +47,8 @@ pub(super) fn open(
                 tls.clone().map(|tls| with_alpn(tls, config.protocol))
             }
         };
-        let rates = Rates::new(&config.smtp.rates);
+        let rates = if config.protocol == Protocol::Http { &config.http.rates } else { &config.smtp.rates };
+        let rates = Rates::new(rates);
         let door = Arc::new(Door { listener: config.clone(), name, world: world.clone(), rates, tls });
         doors.push(door.clone());
         for &address in &config.bind {

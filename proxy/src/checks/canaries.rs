@@ -10,6 +10,7 @@ use crate::{
     checks::{
         Answer,
         canary::{Canary, Entrance, once, prove},
+        http::{Put, by_http},
         mail::{
             self, Post,
             offer::{ByMail, Offer},
@@ -24,7 +25,7 @@ use crate::{
     topology::PoolId,
 };
 
-/// For now one session by protocol, since a pool has one server for each.
+/// One session by mail protocol, since a pool has one server for each, and one by server of HTTP.
 #[derive(Debug)]
 pub struct Canaries {
     pool: PoolId,
@@ -34,6 +35,7 @@ pub struct Canaries {
     reader: Canary<Reader<Leg>>,
     bait: Bait,
     mail: Vec<(Protocol, Canary<Offer>)>,
+    http: Vec<Canary<Put>>,
     /// Proved in two rounds; asked again, one shows that it still holds.
     proved: bool,
 }
@@ -61,9 +63,14 @@ impl Canaries {
                 way.open().await.map_err(|write| named(write.wanted().named(protocol.name()).to_string()))?;
             mail.push((protocol, Canary::new(offer)));
         }
+        let mut http = Vec::new();
+        for (name, way) in by_http(world, pool, account).map_err(named)? {
+            let put = way.open().await.map_err(|write| named(write.wanted().named(&name).to_string()))?;
+            http.push(Canary::new(put));
+        }
         let (account, kind, server) = (account.clone(), fence.kind, config.imap.server.clone());
         let bait = reader.bait().clone();
-        Ok(Self { pool, account, kind, server, bait, reader: Canary::new(reader), mail, proved: false })
+        Ok(Self { pool, account, kind, server, bait, reader: Canary::new(reader), mail, http, proved: false })
     }
 
     /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of
@@ -79,7 +86,7 @@ impl Canaries {
     }
 
     async fn prove(&mut self, world: &World) -> Answer {
-        let Self { pool, account, kind, server, reader, bait, mail, proved } = self;
+        let Self { pool, account, kind, server, reader, bait, mail, http, proved } = self;
         let reach = Reach { world, pool: *pool };
         let imap = ByImap { dial: &reach, account, server, bait: Some(bait.clone()) };
         let ways = by_mail(world, *pool, account);
@@ -90,8 +97,19 @@ impl Canaries {
             }
             all
         };
-        let (imap, mail) = tokio::join!(rounds(reader, *kind, &imap, *proved), mail);
-        imap.and(mail)
+        let web = async {
+            let ways = match by_http(world, *pool, account) {
+                Ok(ways) => ways,
+                Err(why) => return Answer::Unknown(why),
+            };
+            let mut all = Answer::Pass;
+            for (canary, (name, way)) in http.iter_mut().zip(&ways) {
+                all = all.and(rounds(canary, *kind, way, *proved).await.named(name));
+            }
+            all
+        };
+        let (imap, mail, web) = tokio::join!(rounds(reader, *kind, &imap, *proved), mail, web);
+        imap.and(mail).and(web)
     }
 
     /// Takes away what the canaries left, where they still can, and logs out.

@@ -11,6 +11,7 @@ pub mod exec;
 #[cfg(test)]
 mod fake;
 pub mod hooks;
+pub mod http;
 pub mod identity;
 pub mod keywords;
 mod mail;

@@ -11,6 +11,7 @@ use crate::{
         Answer,
         canaries::by_mail,
         canary::Entrance,
+        http::by_http,
         mail::{
             self, Post,
             offer::{ByMail, tidy},
@@ -45,8 +46,19 @@ pub async fn writes(world: &World, pool: PoolId, within: Duration) -> Answer {
         }
         all
     };
-    let (imap, mail) = tokio::join!(writable(&reach, account, within), mail);
-    imap.and(mail).named(&name)
+    let web = async {
+        let ways = match by_http(world, pool, account) {
+            Ok(ways) => ways,
+            Err(why) => return Answer::Unknown(why),
+        };
+        let mut all = Answer::Pass;
+        for (name, way) in ways {
+            all = all.and(until_known(within, || way.takes()).await.named(&name));
+        }
+        all
+    };
+    let (imap, mail, web) = tokio::join!(writable(&reach, account, within), mail, web);
+    imap.and(mail).and(web).named(&name)
 }
 
 /// Whether nobody can write to the pool, without sessions from before the fence: for a pool that was fenced
@@ -66,8 +78,19 @@ pub async fn refuses(world: &World, pool: PoolId) -> Answer {
         }
         all
     };
-    let (imap, mail) = tokio::join!(shut(&imap, fence.kind), mail);
-    let answer = imap.and(mail).named(&format!("pool {}", config.name));
+    let web = async {
+        let ways = match by_http(world, pool, account) {
+            Ok(ways) => ways,
+            Err(why) => return Answer::Unknown(why),
+        };
+        let mut all = Answer::Pass;
+        for (name, way) in &ways {
+            all = all.and(shut(way, fence.kind).await.named(name));
+        }
+        all
+    };
+    let (imap, mail, web) = tokio::join!(shut(&imap, fence.kind), mail, web);
+    let answer = imap.and(mail).and(web).named(&format!("pool {}", config.name));
     if !answer.passed() && ways.iter().any(|(protocol, _)| *protocol == Protocol::Lmtp) {
         tidy(dial, account).await;
     }

@@ -5,7 +5,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ServiceTls, defaults};
+use bascule_protocols::http::queue::Priority;
+
+use super::{HttpProof, Rates, ServiceTls, defaults};
 
 /// What a listener for HTTP decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct HttpListener {
     pub redirect: bool,
     /// Browsers are told to come with TLS only, for so long.
     pub hsts: Option<Duration>,
+    /// `[listener.NAME.rates]`
+    pub rates: Rates,
     /// The folder with the answers to ACME's http-01 challenges.
     pub acme: Option<PathBuf>,
 }
@@ -29,12 +33,14 @@ pub struct Route {
     pub path: String,
     /// The name of a service that every pool has.
     pub service: String,
+    /// How urgent its requests are; `None`: what looks like a program's is `sync`, the rest `interactive`.
+    pub priority: Option<Priority>,
     /// What is read or posted there waits for its answer and changes nothing: it is asked again where a server was left.
     pub long_poll: bool,
 }
 
 impl HttpListener {
-    /// The route of a request; one with a host goes before one without, a longer path before a shorter one.
+    /// Where a request goes; a route with a host goes before one without, a longer path before a shorter one.
     pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
         let fits = |route: &&Route| route.host.as_deref().is_none_or(|name| name == host) && route.has(path);
         self.routes.iter().filter(fits).max_by_key(|route| (route.host.is_some(), route.path.len()))
@@ -63,10 +69,16 @@ pub struct HttpService {
     pub client_address: HttpAddress,
     /// Which of the servers serves whom.
     pub balance: HttpBalance,
+    /// Requests at once; `None`: as many as come.
+    pub concurrency: Option<usize>,
+    /// So many more may wait.
+    pub queue: usize,
     /// Longest dial with TLS.
     pub dial_timeout: Duration,
     /// Longest time without a byte of an answer.
     pub silence: Duration,
+    /// How it is proved.
+    pub proof: HttpProof,
 }
 
 /// `version = "1.1" | "2"`
@@ -152,6 +164,7 @@ mod tests {
             host: host.map(str::to_owned),
             path: path.to_owned(),
             service: service.to_owned(),
+            priority: None,
             long_poll: false,
         }
     }

@@ -19,9 +19,11 @@ mod raw;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod web;
 
 pub use error::ConfigError;
 pub use http::{HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion, Route};
+pub use web::{HttpProof, HttpWrites, WebSession};
 
 /// One configuration file, checked as a whole.
 #[derive(Debug, Clone)]
@@ -118,6 +120,10 @@ pub struct Rates {
     pub address_messages: Option<NonZeroU32>,
     /// Messages of whoever is logged in.
     pub identity_messages: Option<NonZeroU32>,
+    /// Requests of HTTP of an address.
+    pub address_requests: Option<NonZeroU32>,
+    /// Those of whoever sent credentials that a pool took.
+    pub identity_requests: Option<NonZeroU32>,
     /// Addresses that are not counted.
     pub exempt: Vec<Network>,
 }

@@ -74,6 +74,7 @@ pub(super) struct Route {
     pub(super) host: Maybe<String>,
     pub(super) path: Spanned<String>,
     pub(super) service: Spanned<String>,
+    pub(super) priority: Maybe<String>,
     pub(super) long_poll: Option<bool>,
 }
 
@@ -83,6 +84,8 @@ pub(super) struct Rates {
     pub(super) address_connections: Maybe<u32>,
     pub(super) address_messages: Maybe<u32>,
     pub(super) identity_messages: Maybe<u32>,
+    pub(super) address_requests: Maybe<u32>,
+    pub(super) identity_requests: Maybe<u32>,
     pub(super) exempt: Maybe<Vec<Spanned<String>>>,
 }
 
@@ -149,8 +152,21 @@ pub(super) struct HttpService {
     pub(super) version: Maybe<String>,
     pub(super) client_address: Maybe<String>,
     pub(super) balance: Maybe<String>,
+    pub(super) concurrency: Maybe<usize>,
+    pub(super) queue: Maybe<usize>,
     pub(super) dial_timeout: Maybe<Time>,
     pub(super) silence: Maybe<Time>,
+    pub(super) probe: Maybe<String>,
+    pub(super) session: Maybe<WebSession>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WebSession {
+    pub(super) login: Spanned<String>,
+    pub(super) form: Spanned<String>,
+    pub(super) cookie: Spanned<String>,
+    pub(super) page: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,13 @@ use tokio::sync::Mutex;
 
 use crate::{
     checks::{
-        self, Answer, canaries::Canaries, capability, exec::Phase, hooks, identity, keywords, proof, relays,
+        self, Answer,
+        canaries::Canaries,
+        capability,
+        exec::Phase,
+        hooks,
+        http::portable::{self, Look},
+        identity, keywords, proof, relays,
     },
     config::{Check, Hook, Pool, Protocol},
     session::World,
@@ -69,6 +75,8 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a>;
     /// Whether logins of a pool lead to the right mailboxes.
     fn identity(&self, pool: PoolId) -> Asked<'_>;
+    /// What services of HTTP mean for people who are moved from one pool to the other; so many may lose their session.
+    fn web(&self, from: PoolId, to: PoolId, allowed: usize) -> Asked<'_, Vec<(String, Look)>>;
     /// A pool's capabilities.
     fn capabilities(&self, pool: PoolId) -> Asked<'_, Result<Vec<String>, String>>;
 }
@@ -173,6 +181,10 @@ impl Outside for Live {
 
     fn identity(&self, pool: PoolId) -> Asked<'_> {
         Box::pin(identity::prove(&self.world, pool))
+    }
+
+    fn web(&self, from: PoolId, to: PoolId, allowed: usize) -> Asked<'_, Vec<(String, Look)>> {
+        Box::pin(portable::look(&self.world, from, to, allowed))
     }
 
     fn capabilities(&self, pool: PoolId) -> Asked<'_, Result<Vec<String>, String>> {

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    checks::{Answer, exec::Phase},
+    checks::{Answer, exec::Phase, http::portable::Look},
     config::{Pool, Protocol, StandbyLogin, Storage, Unmovable},
     cutover::{
         course::Course,
@@ -78,7 +78,9 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
             asked(world, outside, check, Phase::Guard).await,
         ));
     }
-    items.push(sessions(world));
+    let allowed = allowed(world);
+    items.extend(outside.web(course.from, course.to, allowed).await.into_iter().map(looked));
+    items.push(sessions(world, allowed));
     items.extend(streams(world));
     let before = if to.promote.is_some() || to.fence.is_some() { Stage::Verified } else { Stage::Fenced };
     let way_back = format!(
@@ -232,15 +234,27 @@ fn streams(world: &World) -> Option<Item> {
     (events + polls + sockets > 0).then(|| item("streams", Finding::Note, saw))
 }
 
-fn sessions(world: &World) -> Item {
+fn looked((name, look): (String, Look)) -> Item {
+    match look {
+        Look::Good(saw) => item(name, Finding::Pass, saw),
+        Look::Note(saw) => item(name, Finding::Note, saw),
+        Look::Bad(answer) => answered(name, answer),
+    }
+}
+
+/// How many sessions may be lost.
+fn allowed(world: &World) -> usize {
+    match world.config.cutover.unmovable {
+        Unmovable::Abort => 0,
+        Unmovable::Upto(allowed) => allowed,
+    }
+}
+
+fn sessions(world: &World, allowed: usize) -> Item {
     let all = world.registry.all();
     let unmovable =
         all.iter().filter(|handle| handle.info().pipe || handle.info().unmovable.is_some()).count();
     let saw = format!("{} sessions, {unmovable} of them known to be unmovable", all.len());
-    let allowed = match world.config.cutover.unmovable {
-        Unmovable::Abort => 0,
-        Unmovable::Upto(allowed) => allowed,
-    };
     if unmovable > allowed {
         return item("sessions", Finding::Fail, format!("{saw}; {allowed} are allowed (cutover.unmovable)"));
     }

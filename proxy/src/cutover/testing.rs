@@ -17,7 +17,7 @@ use super::{
     outside::{Act, Asked, Outside},
 };
 use crate::{
-    checks::{Answer, exec::Phase},
+    checks::{Answer, exec::Phase, http::portable::Look},
     config::{
         Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook,
         HttpLimits, Limits, Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls,
@@ -323,6 +323,18 @@ impl Outside for Script {
     fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>> {
         let asked = self.seen(format!("relays {}", named(pool)), |_| true);
         Box::pin(async move { vec![("smtp", asked.await)] })
+    }
+
+    fn web(&self, _: PoolId, to: PoolId, _: usize) -> Asked<'_, Vec<(String, Look)>> {
+        let asked = self.seen(format!("web {}", named(to)), |_| true);
+        Box::pin(async move {
+            match asked.await {
+                Answer::Pass => vec![],
+                answer @ (Answer::Fail(_) | Answer::Unknown(_)) => {
+                    vec![("http".to_owned(), Look::Bad(answer))]
+                }
+            }
+        })
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {

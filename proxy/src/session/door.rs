@@ -78,6 +78,14 @@ pub async fn serve(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, permit
         return;
     }
     let Some(peer) = Box::pin(door.client_behind(&mut tcp, peer)).await else { return };
+    // Mail is told; whoever comes by HTTP shall not cost a handshake.
+    if door.listener.protocol == Protocol::Http
+        && let Err(limit) = door.rates.connection(peer.ip())
+    {
+        door.world.metrics.limits_hit.count(limit);
+        door.world.metrics.connections_refused.count("rate");
+        return;
+    }
     let client = match door.listener.tls {
         ListenerTls::Implicit => Box::pin(door.handshake(tcp)).await,
         ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),

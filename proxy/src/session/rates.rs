@@ -19,6 +19,8 @@ pub struct Rates {
     connections: Option<DefaultKeyedRateLimiter<IpAddr>>,
     messages: Option<DefaultKeyedRateLimiter<IpAddr>>,
     identities: Option<DefaultKeyedRateLimiter<String>>,
+    requests: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    requests_of: Option<DefaultKeyedRateLimiter<String>>,
 }
 
 /// The key of the configuration that is reached.
@@ -32,6 +34,8 @@ impl Rates {
             connections: limiter(config.address_connections),
             messages: limiter(config.address_messages),
             identities: limiter(config.identity_messages),
+            requests: limiter(config.address_requests),
+            requests_of: limiter(config.identity_requests),
         }
     }
 
@@ -53,13 +57,29 @@ impl Rates {
         Ok(())
     }
 
+    /// One more request of this address.
+    pub fn request(&self, peer: IpAddr) -> Result<(), Reached> {
+        match self.requests.as_ref().and_then(|_| self.counted(peer)) {
+            Some(address) => check(self.requests.as_ref(), &address, "address_requests"),
+            None => Ok(()),
+        }
+    }
+
+    /// One more of whoever comes with this name, which is known to be theirs.
+    pub fn request_of(&self, peer: IpAddr, identity: &str) -> Result<(), Reached> {
+        match self.requests_of.as_ref().and_then(|_| self.counted(peer)) {
+            Some(_) => check(self.requests_of.as_ref(), &identity.to_owned(), "identity_requests"),
+            None => Ok(()),
+        }
+    }
+
     /// Forgets who has done nothing for a while.
     pub fn forget(&self) {
-        self.connections.iter().chain(&self.messages).for_each(|limiter| {
+        self.connections.iter().chain(&self.messages).chain(&self.requests).for_each(|limiter| {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         });
-        self.identities.iter().for_each(|limiter| limiter.retain_recent());
+        self.identities.iter().chain(&self.requests_of).for_each(|limiter| limiter.retain_recent());
     }
 
     /// As whom an address is counted. `None`: it is not.
@@ -97,6 +117,8 @@ mod tests {
             address_connections: NonZeroU32::new(2),
             address_messages: NonZeroU32::new(3),
             identity_messages: NonZeroU32::new(1),
+            address_requests: NonZeroU32::new(2),
+            identity_requests: NonZeroU32::new(1),
             exempt: vec![config::Network { address: [10, 0, 0, 0].into(), prefix: 8 }],
         })
     }
@@ -116,6 +138,20 @@ mod tests {
         assert_eq!(connects("2001:db8::3"), Err("address_connections"), "of one /64");
         assert_eq!(connects("2001:db8:0:1::1"), Ok(()));
         assert!((0..9).all(|_| connects("10.1.2.3").is_ok()), "not counted");
+    }
+
+    #[test]
+    fn requests_are_counted_like_messages() {
+        let rates = rates();
+        let asks = |peer: &str| rates.request(ip(peer));
+        assert_eq!([asks("192.0.2.1"), asks("192.0.2.1")], [Ok(()); 2]);
+        assert_eq!(asks("192.0.2.1"), Err("address_requests"));
+        assert_eq!(rates.request_of(ip("192.0.2.2"), "anna"), Ok(()));
+        assert_eq!(rates.request_of(ip("192.0.2.3"), "anna"), Err("identity_requests"));
+        assert!((0..9).all(|_| asks("10.1.2.3").is_ok()));
+        assert_eq!(rates.request_of(ip("10.1.2.3"), "anna"), Ok(()), "not counted");
+        let none = Rates::new(&config::Rates::default());
+        assert!((0..9).all(|_| none.request(ip("192.0.2.1")).is_ok()));
     }
 
     #[test]

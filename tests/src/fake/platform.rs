@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     accounts::Account,
     connection::Connection,
+    http::Web,
     knobs::{Fence, Posture, Reaction, Reactions},
     smtp::{self, Accepted, Door, Post, Queue, Session},
     store::Store,
@@ -166,6 +167,8 @@ pub struct Platform {
     addresses: BTreeMap<Door, SocketAddr>,
     /// Empty while it does not listen.
     listeners: Mutex<Vec<JoinHandle<()>>>,
+    /// They stop and come back with it.
+    webs: Mutex<Vec<Web>>,
 }
 
 impl Platform {
@@ -195,7 +198,7 @@ impl Platform {
             post: Post::default(),
             connections: watch::Sender::default(),
         });
-        let platform = Self { shared, addresses, listeners: Mutex::default() };
+        let platform = Self { shared, addresses, listeners: Mutex::default(), webs: Mutex::default() };
         platform.open(listeners);
         Ok(platform)
     }
@@ -217,6 +220,19 @@ impl Platform {
     /// Where it listens for this; `None` if it was not asked to.
     pub fn door(&self, door: Door) -> Option<SocketAddr> {
         self.addresses.get(&door).copied()
+    }
+
+    /// A web server that belongs to it: it writes when the platform does, and listens when it does.
+    pub async fn beside(&self, web: &Web) {
+        web.belongs_to(self.shared.clone());
+        self.webs.lock().unwrap_or_else(PoisonError::into_inner).push(web.clone());
+        if self.listeners().is_empty() {
+            web.stop().await;
+        }
+    }
+
+    fn webs(&self) -> Vec<Web> {
+        self.webs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How it is now.
@@ -266,6 +282,9 @@ impl Platform {
             let _ = task.await;
         }
         let leaky = self.shared.posture().leaky;
+        for web in self.webs() {
+            web.stops().await;
+        }
         if !leaky {
             self.cut();
             self.connections(0).await;
@@ -285,6 +304,7 @@ impl Platform {
         if !self.listeners().is_empty() {
             return Ok(());
         }
+        self.webs().iter().for_each(Web::serve);
         let mut listeners = Vec::new();
         for (door, address) in &self.addresses {
             listeners.push((*door, TcpListener::bind(address).await?));

@@ -15,3 +15,4 @@ mod rig;
 mod shared;
 mod smtp;
 mod stream;
+mod windows;

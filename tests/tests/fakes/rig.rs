@@ -43,6 +43,10 @@ const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }, \
 const ROUTES_OF_TWO: &str = "routes = [{ path = \"/\", service = \"webmail\" }, { path = \"/cal\", service = \"dav\" }, \
                               { host = \"dav.test\", path = \"/\", service = \"dav\" }]\n";
 
+/// What the servers are proved by.
+const PROOF: &str = "probe = \"/dav/{user}/probe\"\nsession = { login = \"/login\", page = \"/inbox\", cookie = \"sid\", \
+                     form = \"token={token}&user={user}&password={password}\" }";
+
 /// The hooks as the proxy's configuration calls them.
 pub(super) const BARRIER: &str = "caught-up old";
 pub(super) const FENCE: &str = "fence old readonly";
@@ -184,6 +188,11 @@ impl Plan {
         Self { service, ..self }
     }
 
+    /// Lines of the listeners for HTTP.
+    pub(super) fn listener(self, lines: &'static str) -> Self {
+        Self { web: self.web.map(|(_, spoken)| (lines, spoken)), ..self }
+    }
+
     /// Two web servers in each pool.
     pub(super) fn twins(self, twins: Twins) -> Self {
         Self { twins: Some(twins), ..self }
@@ -225,7 +234,9 @@ impl Plan {
         let count = self.web.map_or(0, |_| if self.twins.is_some() { 4 } else { 2 });
         for (pool, name, port) in names.into_iter().take(count) {
             let address = (pair.platform(pool).unwrap().address().ip(), port).into();
-            webs.push(Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap());
+            let web = Web::start(name, address, shelf.clone(), speech.clone()).await.unwrap();
+            pair.platform(pool).unwrap().beside(&web).await;
+            webs.push(web);
         }
         let proxy = Bascule::start(&self.setup(&pair, &ctl, folder.path()), "old").await.unwrap();
         let (proxy, ledger) = (Arc::new(proxy), Ledger::default());
@@ -304,7 +315,7 @@ impl Plan {
             Spoken::Proxied => format!("{clear}\nclient_address = \"proxy-v2\""),
             Spoken::Tls => format!("tls = {{ mode = \"implicit\", ca = {ca:?}, name = {WEB_NAME:?} }}"),
         };
-        let lines = format!("{lines}\n{}", self.service);
+        let lines = format!("{lines}\n{PROOF}\n{}", self.service);
         let at = |port| SocketAddr::from((platform.address().ip(), port));
         match self.twins {
             None => vec![("webmail", vec![at(WEB)], lines)],

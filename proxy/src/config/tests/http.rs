@@ -2,6 +2,8 @@
 //!
 //! Rule: the one of the tests beside it.
 
+use bascule_protocols::http::queue::Priority;
+
 use super::*;
 
 #[test]
@@ -17,6 +19,12 @@ fn every_key_of_http_arrives() {
     assert_eq!(webs.route("mail.example.org", "/x").unwrap().service, "webmail");
     assert_eq!(webs.route("dav.example.org", "/x").unwrap().service, "dav");
     assert_eq!(config.listeners["imaps"].http, HttpListener::default());
+    let priority = |path: &str| webs.route("mail.example.org", path).unwrap().priority;
+    assert_eq!((priority("/export/x"), priority("/")), (Some(Priority::Background), None));
+    let count = |rate: Option<NonZeroU32>| rate.map(u32::from);
+    assert_eq!(count(webs.rates.address_connections), Some(90));
+    assert_eq!(count(webs.rates.address_requests), Some(600));
+    assert_eq!(count(webs.rates.identity_requests), Some(300));
 
     let service = |pool: usize, name: &str| &config.pools[pool].http[name];
     let webmail = service(0, "webmail");
@@ -27,12 +35,27 @@ fn every_key_of_http_arrives() {
     let verify = Verify { ca, name: "dav.v4.internal".to_owned() };
     assert_eq!(service(0, "dav").tls, ServiceTls::Implicit(verify));
     assert_eq!(service(0, "dav").client_address, HttpAddress::ProxyV2);
+    let places = |service: &HttpService| (service.concurrency, service.queue);
+    assert_eq!(places(webmail), (Some(64), 100));
+    assert_eq!(places(service(0, "dav")), (Some(8), 32), "four times as many wait");
     let plain = service(1, "webmail");
+    assert_eq!(places(plain), (None, 0));
     assert_eq!((plain.version, plain.client_address), (HttpVersion::One, HttpAddress::Headers));
     assert_eq!((plain.dial_timeout, plain.silence), (defaults::DIAL_TIMEOUT, defaults::HTTP_SILENCE));
     let balances = [webmail, service(0, "dav"), plain, service(1, "dav")].map(|service| &service.balance);
     let named = (HttpBalance::Cookie("SESSION".into()), HttpBalance::Header("x-user".into()));
     assert_eq!(balances, [&named.0, &HttpBalance::Address, &HttpBalance::Identity, &named.1]);
+
+    let proof = |pool: usize, name: &str| service(pool, name).proof.clone();
+    let session = WebSession {
+        login: "/login".into(),
+        form: "u={user}&p={password}".into(),
+        cookie: "SESSION".into(),
+        page: "/mail".into(),
+    };
+    assert_eq!(proof(0, "webmail"), HttpProof { writes: HttpWrites::None, session: Some(session) });
+    assert_eq!(proof(1, "webmail"), HttpProof::default());
+    assert_eq!(proof(1, "dav").writes, HttpWrites::At("/dav/{user}/probe.ics".into()));
 
     let limits = HttpLimits {
         header: Duration::from_secs(5),
@@ -135,6 +158,35 @@ fn a_cookie_without_a_name_is_ours() {
 }
 
 #[test]
+fn limits_of_http_are_refused_where_they_would_do_nothing() {
+    says(
+        &refused_at("queue = 100", "concurrency = 64\n", ""),
+        "pool.v4.http.webmail.queue: nobody waits where as many are served as come",
+        "add `concurrency`",
+    );
+    says(
+        &refused("concurrency = 8", "concurrency = 0"),
+        "pool.v4.http.dav.concurrency: zero is not allowed",
+        "leave it out",
+    );
+    says(
+        &refused("priority = \"background\"", "priority = \"low\""),
+        "listener.webs.routes.priority: `low` is not allowed",
+        "allowed",
+    );
+    says(
+        &refused("address_requests = 600", "address_messages = 600"),
+        "listener.webs.rates.address_messages: it is for listeners of mail",
+        "leave it out",
+    );
+    says(
+        &refused("address_messages    = 100", "address_requests = 100"),
+        "listener.mx.rates.address_requests: it is for listeners of HTTP",
+        "leave it out",
+    );
+}
+
+#[test]
 fn services_of_http_are_as_strict() {
     says(
         &refused("version = \"2\"", "version = \"3\""),
@@ -167,5 +219,29 @@ fn services_of_http_are_as_strict() {
         &refused("streams       = 50", "streams = 0"),
         "limits.http.streams: zero is not allowed",
         "leave it out for the default, 100",
+    );
+}
+
+#[test]
+fn what_proves_a_service_is_one_that_could() {
+    says(
+        &refused("probe = \"none\"", "probe = \"dav/x\""),
+        "pool.v4.http.webmail.probe: `dav/x` is not a path",
+        "write one that begins with a slash, or \"none\"",
+    );
+    says(
+        &refused("u={user}&p={password}", "u={user}"),
+        "pool.v4.http.webmail.session.form: nobody could log in with it",
+        "write the fields as a browser posts them",
+    );
+    says(
+        &refused("cookie = \"SESSION\"", "cookie = \"SESSION=1\""),
+        "pool.v4.http.webmail.session.cookie: `SESSION=1` is not a cookie's name",
+        "write its name alone",
+    );
+    says(
+        &refused("page = \"/mail\"", "page = \"mail\""),
+        "pool.v4.http.webmail.session.page: `mail` is not a path",
+        "write one that begins with a slash",
     );
 }

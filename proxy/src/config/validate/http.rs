@@ -4,17 +4,26 @@
 
 use std::time::Duration;
 
+use bascule_protocols::http::queue::Priority;
 use rustls_pki_types::DnsName;
 use serde_spanned::Spanned;
 
 use super::{
+    mail::rates,
     pool::{host, service_tls},
     table::{Table, span},
+    web,
 };
 use crate::config::{
     ConfigError, Cutover, HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion,
     ListenerTls, Protocol, Route, ServiceTls, defaults, raw,
 };
+
+/// So many times as many may wait as are served.
+const QUEUE: usize = 4;
+
+const PRIORITIES: [(&str, Priority); 3] =
+    [("interactive", Priority::Interactive), ("sync", Priority::Sync), ("background", Priority::Background)];
 
 /// Less than a day is forgotten before it is of use.
 const SHORTEST_HSTS: Duration = Duration::from_secs(86_400);
@@ -55,7 +64,8 @@ pub(super) fn listener(
         return Err(table.refuse("routes", table.place(&raw.routes), what, instead));
     }
     distinct(table, raw, &routes)?;
-    Ok(HttpListener { routes, redirect, hsts: hsts(table, raw, tls)?, acme: acme(table, raw)? })
+    let rates = rates(table, raw, protocol)?;
+    Ok(HttpListener { routes, redirect, hsts: hsts(table, raw, tls)?, rates, acme: acme(table, raw)? })
 }
 
 /// Keys that would do nothing elsewhere.
@@ -127,7 +137,10 @@ fn route(
         let instead = format!("add [pool.{pool}.http.{service}] with `servers` and `tls`");
         return Err(table.refuse("service", raw.service.span(), what, instead));
     }
-    Ok(Route { host, path, service: service.clone(), long_poll: raw.long_poll.unwrap_or(false) })
+    let priority =
+        raw.priority.as_ref().map(|word| table.word("priority", word, &PRIORITIES, &[])).transpose()?;
+    let long_poll = raw.long_poll.unwrap_or(false);
+    Ok(Route { host, path, service: service.clone(), priority, long_poll })
 }
 
 fn host_name(table: &Table<'_>, written: &Spanned<String>) -> Result<String, ConfigError> {
@@ -180,6 +193,18 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
     let versions = [("1.1", HttpVersion::One), ("2", HttpVersion::Two)];
     let addresses =
         [("headers", HttpAddress::Headers), ("proxy-v2", HttpAddress::ProxyV2), ("none", HttpAddress::None)];
+    let concurrency = match &raw.concurrency {
+        Some(_) => Some(table.count("concurrency", &raw.concurrency, 0)?),
+        None => None,
+    };
+    if let (Some(at), None) = (&raw.queue, concurrency) {
+        let what = "nobody waits where as many are served as come";
+        return Err(table.refuse("queue", at.span(), what, "add `concurrency`, or leave it out"));
+    }
+    let queue = raw
+        .queue
+        .as_ref()
+        .map_or_else(|| concurrency.unwrap_or(0).saturating_mul(QUEUE), |queue| *queue.get_ref());
     Ok(HttpService {
         servers: servers.iter().map(|server| server.get_ref().clone()).collect(),
         tls,
@@ -192,8 +217,11 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
             &[],
         )?,
         balance: raw.balance.as_ref().map_or(Ok(HttpBalance::Address), |word| balance(table, word))?,
+        concurrency,
+        queue,
         dial_timeout: table.time("dial_timeout", &raw.dial_timeout, defaults::DIAL_TIMEOUT)?,
         silence: table.time("silence", &raw.silence, defaults::HTTP_SILENCE)?,
+        proof: web::proof(table, raw)?,
     })
 }
 

@@ -22,6 +22,8 @@ pub(super) fn listener(
     for (key, at) in keys {
         let other = match protocol {
             Protocol::Imap => "IMAP",
+            // Its own rates are read with it.
+            Protocol::Http if key == "rates" => continue,
             Protocol::Http => "HTTP",
             Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => continue,
         };
@@ -40,14 +42,35 @@ pub(super) fn listener(
         bare_newline: table.word_or("bare_newline", bare, BareNewline::Normalize, &bares, &[])?,
         ambiguous: table.word_or("ambiguous", &raw.ambiguous, Ambiguous::Tempfail, &ambiguous, &["query"])?,
         devices: devices.map(|text| network(table, "devices", text)).collect::<Result<_, _>>()?,
-        rates: match &raw.rates {
-            Some(raw) => rates(&table.table("rates", raw.span()), raw.get_ref(), protocol)?,
-            None => Rates::default(),
-        },
+        rates: if protocol == Protocol::Http { Rates::default() } else { rates(table, raw, protocol)? },
     })
 }
 
-fn rates(table: &Table<'_>, raw: &raw::Rates, protocol: Protocol) -> Result<Rates, ConfigError> {
+/// `[listener.NAME.rates]`
+pub(super) fn rates(
+    table: &Table<'_>,
+    raw: &raw::Listener,
+    protocol: Protocol,
+) -> Result<Rates, ConfigError> {
+    match &raw.rates {
+        Some(raw) => rates_of(&table.table("rates", raw.span()), raw.get_ref(), protocol),
+        None => Ok(Rates::default()),
+    }
+}
+
+fn rates_of(table: &Table<'_>, raw: &raw::Rates, protocol: Protocol) -> Result<Rates, ConfigError> {
+    let messages =
+        [("address_messages", &raw.address_messages), ("identity_messages", &raw.identity_messages)];
+    let requests =
+        [("address_requests", &raw.address_requests), ("identity_requests", &raw.identity_requests)];
+    let (foreign, whose) =
+        if protocol == Protocol::Http { (messages, "of mail") } else { (requests, "of HTTP") };
+    for (key, value) in foreign {
+        if let Some(at) = value {
+            let what = format!("it is for listeners {whose}");
+            return Err(table.refuse(key, at.span(), what, "leave it out"));
+        }
+    }
     if let (Some(at), true) = (&raw.identity_messages, protocol != Protocol::Submission) {
         let instead = "leave it out, or write it to a listener for submission";
         return Err(table.refuse("identity_messages", at.span(), "nobody logs in here", instead));
@@ -64,6 +87,8 @@ fn rates(table: &Table<'_>, raw: &raw::Rates, protocol: Protocol) -> Result<Rate
         address_connections: count("address_connections", &raw.address_connections)?,
         address_messages: count("address_messages", &raw.address_messages)?,
         identity_messages: count("identity_messages", &raw.identity_messages)?,
+        address_requests: count("address_requests", &raw.address_requests)?,
+        identity_requests: count("identity_requests", &raw.identity_requests)?,
         exempt: exempt.map(|text| network(table, "exempt", text)).collect::<Result<_, _>>()?,
     })
 }

@@ -8,6 +8,7 @@ mod listener;
 mod mail;
 mod pool;
 mod table;
+mod web;
 
 use serde_spanned::Spanned;
 use table::{Table, bytes, span};

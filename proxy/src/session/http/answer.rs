@@ -49,6 +49,15 @@ pub(super) async fn busy(session: &mut Session) -> Result<()> {
     say(session, 503, "Busy, please try again", &[("Retry-After", after.to_string())]).await
 }
 
+/// 429: the client is to ask less often. Nothing happened.
+pub(super) async fn too_often(session: &mut Session, conn: &Conn, limit: &'static str) -> Result<()> {
+    conn.world().metrics.limits_hit.count(limit);
+    conn.world().metrics.http_requests.count("limited");
+    take_rest(session).await;
+    let after = retry_after(RETRY_AFTER, fastrand::u32(..));
+    say(session, 429, "Too many requests, please try again", &[("Retry-After", after.to_string())]).await
+}
+
 /// Reads a short body that nobody wants, so that its connection can be kept.
 pub(super) async fn take_rest(session: &mut Session) {
     let head = session.req_header();

@@ -39,6 +39,16 @@ impl Default for Credentials {
 }
 
 impl Credentials {
+    /// Whether a pool took them.
+    pub(super) fn are_good(&self, service: &str, head: &RequestHeader) -> bool {
+        let credentials = head.headers.get("authorization");
+        credentials.is_some_and(|given| self.taken.get(self.hash(service, given.as_bytes())).is_some())
+    }
+
+    fn hash(&self, service: &str, credentials: &[u8]) -> u64 {
+        self.key.hash_one((service, credentials))
+    }
+
     /// A pool answered. True: it wants credentials that were good before it came, and it is new.
     pub(super) fn doubtful(
         &self,
@@ -49,7 +59,7 @@ impl Credentials {
         now: Instant,
     ) -> bool {
         let Some(credentials) = head.headers.get("authorization") else { return false };
-        let hash = self.key.hash_one((service, credentials.as_bytes()));
+        let hash = self.hash(service, credentials.as_bytes());
         let new = self.is_new(epoch, now);
         match status {
             200..=399 => self.taken.put(hash, 0),

@@ -15,6 +15,7 @@ use super::{
     conn::Conn,
     cookie,
     request::{Request, target},
+    servers::identity,
 };
 use crate::config::HttpAddress;
 
@@ -70,6 +71,27 @@ pub(super) async fn too_large(session: &mut Session, conn: &Conn) -> Result<bool
     conn.world().metrics.limits_hit.count(limit);
     answer::refuse(session, conn, status, limit).await?;
     Ok(true)
+}
+
+/// Answers a client that asks too often. True: it did.
+pub(super) async fn too_many(session: &mut Session, conn: &Conn) -> Result<bool> {
+    match conn.door.rates.request(conn.entry.handle.peer.ip()) {
+        Ok(()) => Ok(false),
+        Err(limit) => answer::too_often(session, conn, limit).await.map(|()| true),
+    }
+}
+
+/// The same of one whose name is known to be its own: nobody is to use up what another one may do.
+pub(super) async fn too_many_of_one(session: &mut Session, request: &Request) -> Result<bool> {
+    let (head, conn) = (session.req_header(), &request.conn);
+    let Some(name) = identity(head) else { return Ok(false) };
+    if !conn.world().http.credentials.are_good(&request.service, head) {
+        return Ok(false);
+    }
+    match conn.door.rates.request_of(conn.entry.handle.peer.ip(), &String::from_utf8_lossy(&name)) {
+        Ok(()) => Ok(false),
+        Err(limit) => answer::too_often(session, conn, limit).await.map(|()| true),
+    }
 }
 
 /// The announced length of a request's body.

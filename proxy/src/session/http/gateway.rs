@@ -63,7 +63,8 @@ impl ProxyHttp for Gateway {
             answer::refuse_framing(session, &conn, refused).await?;
             return Ok(true);
         }
-        if front::too_large(session, &conn).await? || front::here(session, &conn).await? {
+        let whole = front::too_large(session, &conn).await? || front::too_many(session, &conn).await?;
+        if whole || front::here(session, &conn).await? {
             return Ok(true);
         }
         let head = session.req_header();
@@ -74,11 +75,15 @@ impl ProxyHttp for Gateway {
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
-        let (service, long_poll) = (route.service.clone(), route.long_poll);
+        conn.world().http.people.saw(&route.service, session.req_header(), std::time::Instant::now());
+        let long_poll = route.long_poll;
         let has_body = !session.as_mut().is_body_empty();
         // Who takes nothing for so long is not there.
         session.as_mut().set_write_timeout(Some(conn.limits().idle));
-        let request = Request::new(conn, session.req_header(), service, has_body);
+        let request = Request::new(conn.clone(), session.req_header(), route, has_body);
+        if front::too_many_of_one(session, &request).await? {
+            return Ok(true);
+        }
         lane::take(ctx.request.insert(request), session, long_poll).await
     }
 

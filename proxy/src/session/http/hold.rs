@@ -3,6 +3,7 @@
 //! Rule: bounded in count, bytes and time, and nobody waits for a client that has gone.
 
 use std::{
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,12 @@ use std::{
 use pingora_proxy::Session;
 use tokio::time::sleep_until;
 
-use super::{conn::Conn, edge::Edge, request::Request};
+use super::{
+    conn::Conn,
+    edge::Edge,
+    places::{Came, Place, Waiting},
+    request::Request,
+};
 
 /// How often a client is looked after that has not sent all of its body: the end of its side lies behind it, unread.
 const LOOK: Duration = Duration::from_millis(500);
@@ -30,8 +36,11 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session) -> Result
         return Ok(());
     }
     let conn = request.conn.clone();
-    if request.not_before.is_none() && request.take_off() {
-        return Ok(());
+    if request.not_before.is_none() {
+        let until = Instant::now() + conn.limits().hold;
+        if go(request, pin!(gone(session)), until, false).await? {
+            return Ok(());
+        }
     }
     let world = conn.world().clone();
     let bytes = size(session) + usize::try_from(request.body).unwrap_or(usize::MAX).min(64 * 1024);
@@ -47,17 +56,16 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session) -> Result
 async fn wait(conn: &Arc<Conn>, request: &mut Request, session: &mut Session) -> Result<(), Stop> {
     let _waiting = conn.wait();
     let until = request.deadline();
-    let mut gone = std::pin::pin!(gone(session));
+    let mut gone = pin!(gone(session));
     loop {
-        let moved = conn.moved.notified();
-        let mut moved = std::pin::pin!(moved);
+        let mut moved = pin!(conn.moved.notified());
         moved.as_mut().enable();
         let now = Instant::now();
         if now >= until {
             return Err(Stop::Busy("http_hold"));
         }
         request.not_before = request.not_before.filter(|at| now < *at);
-        if request.not_before.is_none() && request.take_off() {
+        if request.not_before.is_none() && go(request, gone.as_mut(), until, true).await? {
             return Ok(());
         }
         let next = request.not_before.map_or(until, |at| at.min(until));
@@ -67,6 +75,54 @@ async fn wait(conn: &Arc<Conn>, request: &mut Request, session: &mut Session) ->
             () = &mut gone => return Err(Stop::Gone),
         }
     }
+}
+
+/// Sends it on its way, when it has a place at its service, if the gate lets it. `held`: it has waited before.
+async fn go(
+    request: &mut Request,
+    gone: Pin<&mut impl Future<Output = ()>>,
+    until: Instant,
+    held: bool,
+) -> Result<bool, Stop> {
+    let conn = request.conn.clone();
+    if !conn.admitted() {
+        return Ok(false);
+    }
+    let pool = conn.world().topology.load().active;
+    if let Some(service) = conn.world().http.places.of(pool, &request.service).filter(|_| !request.lasting) {
+        request.place = Some(match service.enter(request.priority, held) {
+            Came::Go(place) => place,
+            Came::Full => return Err(Stop::Busy("http_queue")),
+            Came::Wait(waiting) => queue(&conn, waiting, gone, until).await?,
+        });
+    }
+    let there = request.place.as_ref().map(Place::pool);
+    if request.take_off()
+        && there.is_none_or(|pool| request.flight.as_ref().is_some_and(|one| one.pool == pool))
+    {
+        return Ok(true);
+    }
+    // The gate has shut meanwhile, or another pool serves.
+    (request.flight, request.place) = (None, None);
+    Ok(false)
+}
+
+/// Waits for a place.
+async fn queue(
+    conn: &Conn,
+    mut waiting: Waiting,
+    gone: Pin<&mut impl Future<Output = ()>>,
+    until: Instant,
+) -> Result<Place, Stop> {
+    let queued = &conn.world().metrics.http_queued;
+    queued.inc();
+    let told = tokio::select! {
+        place = waiting.told() => place.ok_or(Stop::Busy("http_queue")),
+        () = sleep_until(until.into()) => Err(Stop::Busy("http_queue_wait")),
+        () = gone => Err(Stop::Gone),
+    };
+    queued.dec();
+    told
 }
 
 /// Resolves when the client has gone.

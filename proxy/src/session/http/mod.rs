@@ -16,6 +16,8 @@ mod hold;
 mod lane;
 mod loss;
 mod peer;
+mod people;
+mod places;
 mod request;
 mod servers;
 mod shared;

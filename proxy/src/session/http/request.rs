@@ -11,6 +11,7 @@ use std::{
 use bascule_protocols::http::{
     known,
     method::Kind,
+    queue::Priority,
     replay::{Body, Check, Next, Received, Request as Policy, Sent},
 };
 use pingora_http::RequestHeader;
@@ -21,9 +22,10 @@ use super::{
     conn::{Conn, Flight, Open},
     dial::Wire,
     lane::Stream,
+    places::Place,
     servers::Chosen,
 };
-use crate::config::{HttpAddress, HttpService};
+use crate::config::{HttpAddress, HttpService, Route};
 
 /// What pingora carries through a request for us.
 #[derive(Debug, Default)]
@@ -44,6 +46,10 @@ pub(super) struct Request {
     /// How often its server was lost with all of it.
     pub(super) losses: u8,
     pub(super) has_body: bool,
+    pub(super) priority: Priority,
+    /// It stays open for as long as there is nothing to say: it takes no place at its service.
+    pub(super) lasting: bool,
+    pub(super) place: Option<Place>,
     pub(super) open: Open,
     /// Its place in the word, while it is with a pool.
     pub(super) flight: Option<Flight>,
@@ -82,20 +88,25 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Request {
-    pub(super) fn new(conn: Arc<Conn>, head: &RequestHeader, service: String, has_body: bool) -> Self {
+    pub(super) fn new(conn: Arc<Conn>, head: &RequestHeader, route: &Route, has_body: bool) -> Self {
         let conditional = head.headers.contains_key("if-match") || head.headers.contains_key("if-none-match");
         let target = target(head);
         let policy =
             Policy { kind: Kind::of(head.method.as_str()), read_only: known::is_ping(target), conditional };
         let open = conn.opened(has_body);
+        let sync = known::is_sync(head.method.as_str(), target);
+        let usual = if sync { Priority::Sync } else { Priority::Interactive };
         Self {
             conn,
-            service,
+            service: route.service.clone(),
             policy,
             trouble: None,
             left: Instant::now(),
             losses: 0,
             has_body,
+            priority: route.priority.unwrap_or(usual),
+            lasting: lasting(head) || policy.read_only,
+            place: None,
             open,
             flight: None,
             body: 0,
@@ -182,6 +193,7 @@ impl Request {
     /// This try is over.
     pub(super) fn over(&mut self) {
         (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);
+        self.place = None;
     }
 
     /// One more server was lost with all of it. True: it is said to no further one.
@@ -204,6 +216,12 @@ impl Request {
         }
         self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
     }
+}
+
+/// Whether its answer lasts: events, or another protocol.
+fn lasting(head: &RequestHeader) -> bool {
+    let accepts = head.headers.get("accept").and_then(|value| value.to_str().ok());
+    head.headers.contains_key("upgrade") || accepts.is_some_and(|kinds| kinds.contains("text/event-stream"))
 }
 
 /// What the client has of the answer.

@@ -185,8 +185,11 @@ mod tests {
             version: HttpVersion::One,
             client_address: HttpAddress::Headers,
             balance,
+            concurrency: None,
+            queue: 0,
             dial_timeout: defaults::DIAL_TIMEOUT,
             silence: defaults::HTTP_SILENCE,
+            proof: crate::config::HttpProof::default(),
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Rule: a thread has a proxy of its own, so that a kept backend connection stays on the thread that opened it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use pingora_core::server::configuration::ServerConf;
@@ -15,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, lane::Open, peer::Authorities,
-    servers::Servers,
+    people::People, places::Places, servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
@@ -41,7 +44,9 @@ pub struct Shared {
     pub(super) turns: Semaphore,
     /// Streams that are open.
     pub(super) streams: Open,
+    pub(super) people: People,
     pub(super) servers: Servers,
+    pub(super) places: Places,
     pub(super) credentials: Credentials,
 }
 
@@ -62,6 +67,8 @@ impl Default for Shared {
             streams: Open::default(),
             servers: Servers::default(),
             credentials: Credentials::default(),
+            people: People::default(),
+            places: Places::default(),
         }
     }
 }
@@ -69,13 +76,23 @@ impl Default for Shared {
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
-        let turns = Semaphore::new(config.cutover.restore_concurrency);
-        Ok(Self { authorities: Authorities::new(config)?, turns, ..Self::default() })
+        Ok(Self {
+            authorities: Authorities::new(config)?,
+            people: People::new(config),
+            places: Places::new(config),
+            turns: Semaphore::new(config.cutover.restore_concurrency),
+            ..Self::default()
+        })
     }
 
     /// Streams that found their server before this epoch, and have not left it or found another.
     pub fn behind(&self, epoch: Epoch) -> usize {
         self.streams.before(epoch)
+    }
+
+    /// How many sessions of people there are with a service whose cookie is configured.
+    pub fn people(&self, service: &str) -> usize {
+        self.people.count(service, Instant::now())
     }
 
     /// The same, with the key of cookies, where a service has some.

@@ -2,6 +2,7 @@
 //!
 //! Rule: an effect happens when the request is whole, and before its answer; servers on one shelf are one platform's store.
 
+mod desk;
 mod message;
 mod serve;
 mod shelf;
@@ -11,8 +12,8 @@ mod streams;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -22,10 +23,12 @@ use tokio::{
 };
 
 pub use self::{
+    desk::Desk,
     shelf::{Effect, Shelf},
     speech::Speech,
 };
-use super::Stall;
+use self::{message::Head, shelf::Said};
+use super::{Stall, platform};
 
 /// Where a server breaks: it drops the connection.
 #[derive(Debug, Clone)]
@@ -76,6 +79,12 @@ pub struct Seen {
     pub whole: bool,
 }
 
+impl Seen {
+    fn is_proof(&self) -> bool {
+        self.head.to_ascii_lowercase().contains("user-agent: bascule\r\n")
+    }
+}
+
 /// One server.
 #[derive(Debug, Clone)]
 pub struct Web {
@@ -88,6 +97,10 @@ pub(super) struct Shared {
     pub(super) name: &'static str,
     speech: Speech,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) desk: Desk,
+    platform: OnceLock<Arc<platform::Shared>>,
+    leaky: AtomicBool,
+    forgets: AtomicBool,
     faults: Mutex<Vec<Fault>>,
     seen: Mutex<Vec<Seen>>,
     news: watch::Sender<()>,
@@ -114,6 +127,10 @@ impl Web {
             name,
             speech,
             shelf,
+            desk: Desk::default(),
+            platform: OnceLock::new(),
+            leaky: AtomicBool::new(false),
+            forgets: AtomicBool::new(false),
             faults: Mutex::default(),
             seen: Mutex::default(),
             news: watch::Sender::new(()),
@@ -124,6 +141,33 @@ impl Web {
         let web = Self { address: listener.local_addr()?, shared: shared.clone() };
         tokio::spawn(shared.accept(listener, web.address));
         Ok(web)
+    }
+
+    /// Its platform says whether it may write.
+    pub(super) fn belongs_to(&self, platform: Arc<platform::Shared>) {
+        assert!(self.shared.platform.set(platform).is_ok(), "it has a platform");
+    }
+
+    /// It writes and listens whatever its platform says.
+    pub fn leak(&self) {
+        self.shared.leaky.store(true, Ordering::Relaxed);
+    }
+
+    /// It no longer remembers what came: there will be much of it.
+    pub fn forget(&self) {
+        self.shared.forgets.store(true, Ordering::Relaxed);
+    }
+
+    /// Its platform stops.
+    pub(super) async fn stops(&self) {
+        if !self.shared.leaky.load(Ordering::Relaxed) {
+            self.stop().await;
+        }
+    }
+
+    /// Where people log in.
+    pub fn desk(&self) -> &Desk {
+        &self.shared.desk
     }
 
     /// Where it listens.
@@ -154,8 +198,17 @@ impl Web {
         self.shared.cuts.send_modify(|cuts| *cuts = (*cuts | 1) + 1);
     }
 
-    /// What came.
+    /// What came from clients.
     pub fn seen(&self) -> Vec<Seen> {
+        self.all().into_iter().filter(|seen| !seen.is_proof()).collect()
+    }
+
+    /// What the proxy asked by itself.
+    pub fn proofs(&self) -> Vec<Seen> {
+        self.all().into_iter().filter(Seen::is_proof).collect()
+    }
+
+    fn all(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
 
@@ -213,7 +266,20 @@ impl Shared {
         }
     }
 
+    /// The answer to a request. A fence waits until what it lets through is done.
+    fn carry_out(&self, head: &Head, body: Vec<u8>) -> Said {
+        let reads = ["GET", "HEAD", "OPTIONS", "PROPFIND", "REPORT"].contains(&&*head.method);
+        let posture = self.platform.get().map(|platform| platform.posture());
+        if !reads && !self.leaky.load(Ordering::Relaxed) && posture.is_some_and(|posture| !posture.writes()) {
+            return (503, String::new(), Vec::new());
+        }
+        self.desk.answer(self.name, head).unwrap_or_else(|| self.shelf.carry_out(self.name, head, body))
+    }
+
     fn begin(&self, connection: u64, head: &str) -> usize {
+        if self.forgets.load(Ordering::Relaxed) {
+            return usize::MAX;
+        }
         let mut seen = lock(&self.seen);
         seen.push(Seen { connection, head: head.to_owned(), body: 0, whole: false });
         seen.len() - 1
@@ -221,7 +287,9 @@ impl Shared {
 
     fn note(&self, at: usize, body: usize, whole: bool) {
         let mut seen = lock(&self.seen);
-        (seen[at].body, seen[at].whole) = (body, whole);
+        if let Some(seen) = seen.get_mut(at) {
+            (seen.body, seen.whole) = (body, whole);
+        }
         self.news.send_replace(());
     }
 

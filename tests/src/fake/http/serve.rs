@@ -50,7 +50,7 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let (status, fields, said) = match &fault {
             Some(At::Say(status, fields)) => (*status, (*fields).to_owned(), shared.name.into()),
-            _ => shared.shelf.carry_out(shared.name, &head, body),
+            _ => shared.carry_out(&head, body),
         };
         match &fault {
             Some(At::Done) => return Err(dropped()),

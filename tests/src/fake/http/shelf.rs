@@ -49,6 +49,11 @@ impl Shelf {
         lock(&self.effects).clone()
     }
 
+    /// What was posted since it was asked last.
+    pub fn take_effects(&self) -> Vec<Effect> {
+        std::mem::take(&mut *lock(&self.effects))
+    }
+
     /// How often a resource was put since it was made.
     pub fn puts(&self, path: &str) -> usize {
         match lock(&self.resources).get(path) {

@@ -99,7 +99,7 @@ async fn answer(
         stall.wait().await;
     }
     let head = Head { method, target, text };
-    let (status, fields, said) = shared.shelf.carry_out(shared.name, &head, body);
+    let (status, fields, said) = shared.carry_out(&head, body);
     if let Some(At::Done) = fault {
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
         return Ok(());

@@ -4,8 +4,11 @@
 
 mod front;
 mod hold;
+mod limits;
+mod load;
 mod loss;
 mod passing;
+mod proofs;
 mod servers;
 mod smuggling;
 mod sockets;

@@ -84,7 +84,7 @@ async fn body(request: &mut Request, session: &mut Session) -> Result<bytes::Byt
 
 async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Result<()> {
     // What is known to be read does not count as a write, whatever its method says.
-    request.policy.read_only = true;
+    (request.policy.read_only, request.lasting) = (true, true);
     match hold::pass(request, session).await {
         Ok(()) => {}
         Err(stop) => return give_up(request, session, stop).await,

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 
 use super::{
     super::{ALICE, FROM, Plan, Rig, USERS},
-    duration,
-    report::{memory, spooled},
+    report::spooled,
 };
+use crate::fakes::windows::{duration, memory};
 
 /// What memory may grow by for each message under way: what a read took, on both sides, and what of a message is always
 /// kept in memory.

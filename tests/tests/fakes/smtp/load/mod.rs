@@ -20,17 +20,12 @@ use tokio::{
 };
 
 use super::{Plan, Rig};
-use report::{Book, Peak, Window};
+use crate::fakes::windows::{cutover, duration};
+use report::{Book, Peak};
 
 /// Sessions at once.
 const SENDERS: usize = 48;
 const USERS: usize = 24;
-
-/// How long the load goes on.
-fn duration() -> Duration {
-    let seconds = std::env::var("BASCULE_LOAD").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(30))
-}
 
 fn users() -> Vec<String> {
     (0..USERS).map(|n| format!("user{n}@example.org")).collect()
@@ -76,24 +71,6 @@ async fn mail_of_all_kinds_while_everything_moves_there_and_back() {
     for platform in [rig.old_pool(), rig.new_pool()] {
         assert_eq!(platform.counters().violations, Vec::<String>::new());
     }
-}
-
-/// One cutover that goes through; from its fence to its promotion the gate was surely shut.
-async fn cutover(rig: &Rig, to: &'static str) -> Window {
-    let from = if to == "new" { "old" } else { "new" };
-    let fence = rig.hooks.stall(&format!("fence {from} readonly"));
-    let promote = rig.hooks.stall(&format!("promote {to}"));
-    let mut running = rig.begin(to);
-    running.reaches(&fence).await;
-    let begin = Instant::now();
-    fence.release();
-    running.reaches(&promote).await;
-    let end = Instant::now();
-    promote.release();
-    let ran = running.end().await;
-    // Who says QUIT in the hold goes, and is not counted as kept.
-    assert_eq!((ran.code, &ran.json["unmovable"]), (0, &serde_json::json!({})), "{ran:?}");
-    Window { begin, end, report: ran.json }
 }
 
 /// Counts what is in the mailboxes of the platform that serves, and empties them.

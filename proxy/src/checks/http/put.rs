@@ -1,0 +1,184 @@
+//! A resource that a probe account writes: what shows whether a service can be written to.
+//!
+//! Rule: a PUT counts only if the resource is then there, and a refusal only if it may come from a fence; a missing
+//! folder and a full disk are refused without one.
+
+use std::{io, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::ask::{Ask, Lost, Said, Talk};
+use crate::{
+    checks::{
+        Answer,
+        canary::{Entrance, Tried},
+        server::refused_everywhere,
+        trial::{Write, nonce},
+    },
+    config::{Account, HttpService},
+};
+
+/// One server of a service as a way to write into a pool.
+#[derive(Debug)]
+pub(in crate::checks) struct ByHttp {
+    pub(super) service: HttpService,
+    pub(super) server: String,
+    pub(super) host: String,
+    pub(super) account: Account,
+    /// Where the account may write; `None`: the service stores nothing by itself.
+    pub(super) path: Option<String>,
+}
+
+/// A connection, and what is written over it. Without a path nothing is.
+#[derive(Debug)]
+pub(in crate::checks) struct Put {
+    talk: Talk,
+    path: Option<String>,
+    login: Zeroizing<String>,
+}
+
+impl ByHttp {
+    /// A connection over which the account has written and taken away again. The positive control.
+    pub(in crate::checks) async fn open(&self) -> Result<Put, Write> {
+        let mut put =
+            self.connect().await.map_err(|error| Write::Unclear(format!("{}: {error}", self.server)))?;
+        put.written().await?;
+        Ok(put)
+    }
+
+    /// Whether the account can write; where nothing is to be written, whether anybody answers.
+    pub(in crate::checks) async fn takes(&self) -> Answer {
+        self.open().await.map_or_else(Write::wanted, |_| Answer::Pass)
+    }
+
+    async fn connect(&self) -> io::Result<Put> {
+        let talk = Talk::open(&self.service, &self.server, &self.host).await?;
+        let path = self.path.as_ref().map(|path| path.replace("{user}", &self.account.user));
+        Ok(Put { talk, path, login: basic(&self.account) })
+    }
+}
+
+impl Entrance for ByHttp {
+    type Session = Put;
+
+    fn server(&self) -> &str {
+        &self.server
+    }
+
+    async fn afresh(&self) -> Answer {
+        if self.path.is_none() {
+            return Answer::Pass;
+        }
+        let answer = match self.connect().await {
+            Ok(put) => put.attempt().await.0.unwanted(),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused_everywhere(&self.server).await
+            }
+            Err(error) => Answer::Unknown(error.to_string()),
+        };
+        answer.named("fresh connection")
+    }
+}
+
+impl Tried for Put {
+    async fn ended(&mut self, wait: Duration) -> bool {
+        self.talk.ended(wait).await
+    }
+
+    async fn attempt(mut self) -> (Write, Option<Self>) {
+        let write = match self.path.clone() {
+            Some(path) => self.put(&path, &nonce()).await,
+            // It can do no harm; whether it still stands is all that there is to know.
+            None => Write::Refused { said: "it stores nothing by itself".to_owned(), closed: false },
+        };
+        if let (Write::Done(_), Some(path)) = (&write, self.path.clone()) {
+            // What a fence let through is taken away, if that is let through as well.
+            let _ = self.say("DELETE", &path, b"").await;
+        }
+        let goes_on = matches!(write, Write::Done(_) | Write::Refused { closed: false, .. });
+        (write, goes_on.then_some(self))
+    }
+}
+
+impl Put {
+    /// Writes, looks, and takes away.
+    async fn written(&mut self) -> Result<(), Write> {
+        let Some(path) = self.path.clone() else {
+            let said = self.say("GET", "/", b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
+            return if said.status < 500 { Ok(()) } else { Err(refused("GET /", &said)) };
+        };
+        let nonce = nonce();
+        match self.put(&path, &nonce).await {
+            Write::Done(_) => {}
+            no @ (Write::Refused { .. } | Write::Unclear(_)) => return Err(no),
+        }
+        let found = self.say("GET", &path, b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
+        let has = found.body.windows(nonce.len()).any(|part| part == nonce.as_bytes());
+        if found.status != 200 || !has {
+            let saw = format!("PUT {path} was answered OK, and GET {} without it", found.status);
+            return Err(Write::Unclear(saw));
+        }
+        let gone = self.say("DELETE", &path, b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
+        if gone.status / 100 == 2 { Ok(()) } else { Err(refused(&format!("DELETE {path}"), &gone)) }
+    }
+
+    async fn put(&mut self, path: &str, nonce: &str) -> Write {
+        match self.say("PUT", path, body(path, nonce).as_bytes()).await {
+            Ok(said) if said.status / 100 == 2 => Write::Done("PUT"),
+            Ok(said) => refused(&format!("PUT {path}"), &said),
+            Err(Lost::Unsent) => Write::Refused { said: Lost::Unsent.to_string(), closed: true },
+            Err(lost @ (Lost::Unanswered(_) | Lost::Nonsense(_))) => {
+                Write::Unclear(format!("PUT {path}: {lost}"))
+            }
+        }
+    }
+
+    async fn say(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Said, Lost> {
+        let fields: &[(&str, &str)] = match body {
+            b"" => &[("Authorization", &self.login)],
+            _ => &[("Authorization", &self.login), ("Content-Type", kind(path))],
+        };
+        self.talk.ask(Ask { method, path, fields, body }).await
+    }
+}
+
+/// Refusals that may come from a fence: of the login, of the method, of the resource, of everything.
+const OF_A_FENCE: [u16; 5] = [401, 403, 405, 423, 503];
+
+fn refused(what: &str, said: &Said) -> Write {
+    let text = format!("{what}: {}", said.status);
+    if OF_A_FENCE.contains(&said.status) {
+        Write::Refused { said: text, closed: false }
+    } else {
+        Write::Unclear(text)
+    }
+}
+
+fn basic(account: &Account) -> Zeroizing<String> {
+    let pair = Zeroizing::new([account.user.as_bytes(), b":", &account.password.0[..]].concat());
+    Zeroizing::new(format!("Basic {}", *Zeroizing::new(STANDARD.encode(&*pair))))
+}
+
+fn kind(path: &str) -> &'static str {
+    match path.rsplit_once('.').map(|(_, kind)| kind) {
+        Some("ics") => "text/calendar; charset=utf-8",
+        Some("vcf") => "text/vcard; charset=utf-8",
+        Some(_) | None => "text/plain; charset=utf-8",
+    }
+}
+
+/// Something that servers for this kind of resource take.
+fn body(path: &str, nonce: &str) -> String {
+    match path.rsplit_once('.').map(|(_, kind)| kind) {
+        Some("ics") => format!(
+            "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//bascule//probe//EN\r\nBEGIN:VEVENT\r\nUID:bascule-probe\r\n\
+             DTSTAMP:20000101T000000Z\r\nDTSTART:20000101T000000Z\r\nSUMMARY:{nonce}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+        ),
+        Some("vcf") => format!(
+            "BEGIN:VCARD\r\nVERSION:3.0\r\nUID:bascule-probe\r\nFN:bascule probe\r\nN:probe;bascule;;;\r\nNOTE:{nonce}\r\n\
+             END:VCARD\r\n"
+        ),
+        Some(_) | None => format!("{nonce}\r\n"),
+    }
+}

@@ -1,0 +1,131 @@
+//! So much at once, and so much in a minute.
+//!
+//! Rule: whoever is turned away is told when to come back, and nothing happened; every limit that is reached is counted.
+
+use bascule_tests::http::Client;
+
+use super::{super::rig::Rig, USERS, plan};
+
+impl Rig {
+    /// Waits until so many requests queue.
+    async fn queued(&self, count: f64) {
+        self.metric("bascule_http_queued", |queued| queued == count).await;
+    }
+
+    async fn hit(&self, limit: &str) -> f64 {
+        self.proxy.metric(&format!("bascule_limits_hit_total{{limit=\"{limit}\"}}")).await.unwrap()
+    }
+
+    /// A request that is on its way.
+    async fn asking(&self, method: &str, target: &str) -> Client {
+        let mut client = self.browser().await;
+        client.write(Client::head(method, target, "", 0)).await.unwrap();
+        client
+    }
+}
+
+/// Whether an answer sends its client away for a while.
+async fn is_away(client: &mut Client, status: u16) -> bool {
+    let answer = client.answer().await.unwrap();
+    let after: Option<u64> = answer.field("retry-after").and_then(|after| after.parse().ok());
+    answer.status == status && after.is_some_and(|after| (5..=10).contains(&after))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_are_served_at_once_and_the_urgent_go_first() {
+    let rig = plan().service("concurrency = 1\nqueue = 3\n").start(USERS).await;
+    let first = rig.web()[0].stall("/first");
+    let mut one = rig.asking("GET", "/first").await;
+    first.reached(1).await;
+    let mut waiting = Vec::new();
+    for (n, (method, target)) in
+        [("PROPFIND", "/dav/a"), ("PROPFIND", "/dav/b"), ("GET", "/page")].into_iter().enumerate()
+    {
+        waiting.push(rig.asking(method, target).await);
+        rig.queued((n + 1) as f64).await;
+    }
+    // No room for its like; the more urgent takes the place of the last that is less so.
+    let mut like = rig.asking("PROPFIND", "/dav/c").await;
+    assert!(is_away(&mut like, 503).await);
+    let mut urgent = rig.asking("GET", "/urgent").await;
+    assert!(is_away(&mut waiting[1], 503).await);
+    assert_eq!(rig.hit("http_queue").await, 2.0);
+    first.release();
+    assert_eq!(one.answer().await.unwrap().status, 200);
+    assert_eq!(waiting[2].answer().await.unwrap().status, 200);
+    assert_eq!(urgent.answer().await.unwrap().status, 200);
+    assert_eq!(waiting[0].answer().await.unwrap().status, 404);
+    // In which order is the queue's own affair, and tested there.
+    assert_eq!(rig.web()[0].seen().len(), 4);
+    // Connections of those that were turned away are as good as before.
+    assert_eq!(like.ask("GET", "/page", b"").await.unwrap().status, 200);
+    rig.queued(0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_queues_moves_with_the_others_and_whoever_goes_is_forgotten() {
+    let rig = plan().service("concurrency = 1\n").start(USERS).await;
+    let first = rig.web()[0].stall("/first");
+    let mut one = rig.asking("GET", "/first").await;
+    first.reached(1).await;
+    let gone = rig.asking("GET", "/gone").await;
+    rig.queued(1.0).await;
+    drop(gone);
+    rig.queued(0.0).await;
+    let mut waits = rig.asking("POST", "/effect").await;
+    rig.queued(1.0).await;
+    // A socket stays, and is in nobody's way.
+    let mut socket = rig.browser().await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(socket.ask_with("GET", "/ws", upgrade, b"").await.unwrap().status, 101);
+    rig.cutover("new").await;
+    first.release();
+    assert_eq!(one.answer().await.unwrap().status, 200);
+    assert_eq!(waits.answer().await.unwrap().text(), "new");
+    assert_eq!(rig.shelf.effects().len(), 1);
+    assert_eq!(rig.web()[0].count("/gone") + rig.web()[1].count("/gone"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_much_in_a_minute() {
+    let rig = plan().listener("rates = { address_requests = 3 }\n").start(USERS).await;
+    let mut client = rig.browser().await;
+    for _ in 0..3 {
+        assert_eq!(client.ask("GET", "/page", b"").await.unwrap().status, 200);
+    }
+    client.write([Client::head("POST", "/effect", "", 4).as_bytes(), b"body"].concat()).await.unwrap();
+    assert!(is_away(&mut client, 429).await);
+    // By the other listener it may do as much again.
+    assert_eq!(rig.secure_browser().await.ask("GET", "/page", b"").await.unwrap().status, 200);
+    assert_eq!((rig.hit("address_requests").await, rig.shelf.effects().len()), (1.0, 0));
+
+    let rig = plan().listener("rates = { address_connections = 2 }\n").start(USERS).await;
+    let mut kept = [rig.browser().await, rig.browser().await];
+    for client in &mut kept {
+        assert_eq!(client.ask("GET", "/page", b"").await.unwrap().status, 200);
+    }
+    assert!(rig.browser().await.ended().await);
+    assert_eq!(kept[0].ask("GET", "/page", b"").await.unwrap().status, 200);
+    assert_eq!(rig.hit("address_connections").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_counted_where_it_is_known_to_be_its_owners() {
+    let rig = plan().listener("rates = { identity_requests = 2 }\n").start(USERS).await;
+    let anna = "Authorization: Basic YW5uYTpwdw==\r\n";
+    let liar = "Authorization: Basic YW5uYTp4\r\n";
+    let mut client = rig.browser().await;
+    rig.web()[0].fault("/page", bascule_tests::fake::http::At::Say(401, ""), 20);
+    for _ in 0..20 {
+        assert_eq!(client.ask_with("GET", "/page", liar, b"").await.unwrap().status, 401);
+    }
+    // The first one shows whose it is.
+    for _ in 0..3 {
+        assert_eq!(client.ask_with("GET", "/page", anna, b"").await.unwrap().status, 200);
+    }
+    client.write(Client::head("GET", "/page", anna, 0)).await.unwrap();
+    assert!(is_away(&mut client, 429).await);
+    assert_eq!(rig.hit("identity_requests").await, 1.0);
+    assert_eq!(client.ask("GET", "/page", b"").await.unwrap().status, 200);
+}
