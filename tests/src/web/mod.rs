@@ -4,7 +4,10 @@
 
 mod browser;
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Result, ensure};
 use tokio::{
@@ -18,7 +21,11 @@ use crate::process;
 
 /// A server with a page, a stream of events and a WebSocket; it ends when dropped.
 #[derive(Debug)]
-pub struct WebServer(#[expect(dead_code, reason = "ends when dropped")] Child);
+pub struct WebServer {
+    name: String,
+    folder: PathBuf,
+    _child: Child,
+}
 
 impl WebServer {
     /// Serves under this name. Servers with one folder are one platform's: each line of its file `news` is an event, and
@@ -36,6 +43,22 @@ impl WebServer {
             ensure!(child.try_wait()?.is_none(), "the web server has ended: is python3-aiohttp there?");
             sleep(Duration::from_millis(10)).await;
         }
-        Ok(Self(child))
+        Ok(Self { name: name.to_owned(), folder: folder.to_owned(), _child: child })
+    }
+
+    /// A hook that stops it and sees to it that it is gone, before this other hook.
+    pub fn stops_before(&self, hook: &[String]) -> Vec<String> {
+        self.before(hook, "touch \"$0.off\"; until [ -e \"$0.is-off\" ]; do sleep 0.01; done")
+    }
+
+    /// A hook that starts it again, before this other hook.
+    pub fn starts_before(&self, hook: &[String]) -> Vec<String> {
+        self.before(hook, "rm -f \"$0.off\"; while [ -e \"$0.is-off\" ]; do sleep 0.01; done")
+    }
+
+    fn before(&self, hook: &[String], script: &str) -> Vec<String> {
+        let file = self.folder.join(&self.name).display().to_string();
+        let shell = ["/bin/sh".into(), "-c".into(), format!("{script}; exec \"$@\""), file];
+        [&shell, hook].concat()
     }
 }

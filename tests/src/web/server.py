@@ -95,7 +95,23 @@ async def socket(request):
     return ws
 
 
-app = web.Application()
-routes = [("/", page), ("/who", who), ("/events", events), ("/socket", socket)]
-app.add_routes([web.get(path, handler) for path, handler in routes] + [web.post("/post", post)])
-web.run_app(app, host=HOST, port=PORT, print=None, handle_signals=False)
+async def serve():
+    """Serves until the file NAME.off appears, and again when it has gone; NAME.is-off says that nobody is served."""
+    off, is_off = FOLDER / f"{NAME}.off", FOLDER / f"{NAME}.is-off"
+    routes = [("/", page), ("/who", who), ("/events", events), ("/socket", socket)]
+    while True:
+        while off.exists():
+            is_off.touch()
+            await asyncio.sleep(0.01)
+        app = web.Application()
+        app.add_routes([web.get(path, handler) for path, handler in routes] + [web.post("/post", post)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, HOST, PORT, shutdown_timeout=0.1).start()
+        is_off.unlink(missing_ok=True)
+        while not off.exists():
+            await asyncio.sleep(0.01)
+        await runner.cleanup()
+
+
+asyncio.run(serve())

@@ -7,6 +7,7 @@ use std::{
     fs::OpenOptions,
     io::Write as _,
     path::Path,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -65,8 +66,13 @@ async fn a_browser_notices_nothing_of_three_cutovers() {
     let mut servers = Vec::new();
     for (pool, dovecot) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
         let at = (dovecot.imap().ip(), 10081).into();
-        servers.push(WebServer::start(&pool.name, at, folder.path()).await.unwrap());
-        pool.http = vec![("webmail", vec![at], "tls = { mode = \"none\" }".into())];
+        let web = WebServer::start(&pool.name, at, folder.path()).await.unwrap();
+        let fence = pool.fence.as_mut().unwrap();
+        fence.engage = web.stops_before(&fence.engage);
+        fence.release = web.starts_before(&fence.release);
+        pool.promote = pool.promote.as_ref().map(|promote| web.starts_before(promote));
+        servers.push(web);
+        pool.http = vec![("webmail", vec![at], "tls = { mode = \"none\" }\nprobe = \"none\"".into())];
     }
     let proxy = Bascule::start(&setup, "old").await.unwrap();
     let mut mail = proxy.session("alice", "pass").await.unwrap();
@@ -78,11 +84,14 @@ async fn a_browser_notices_nothing_of_three_cutovers() {
     browser.until("return seen.sockets", |said| said.to_string().contains("old")).await.unwrap();
     picture(&mut browser, "before.png").await;
     let mut sockets = vec!["open", "old"];
-    for to in ["new", "old", "new"] {
-        let (ran, ()) = tokio::join!(proxy.cutover(to), async {
-            proxy.until(|status| status["gate"] != "open").await.unwrap();
-            picture(&mut browser, &format!("during-{to}.png")).await;
-        });
+    for (n, to) in ["new", "old", "new"].into_iter().enumerate() {
+        let mut running = pin!(proxy.cutover(to));
+        tokio::select! {
+            ran = &mut running => panic!("it did not begin: {ran:?}"),
+            status = proxy.until(|status| status["gate"] != "open") => drop(status.unwrap()),
+        }
+        let name = format!("during-{n}.png");
+        let ((), ran) = tokio::join!(picture(&mut browser, &name), running);
         went_well(&ran.unwrap());
         sockets.extend(["open", to]);
         browser.until("return seen.sockets", |said| *said == json!(sockets)).await.unwrap();
