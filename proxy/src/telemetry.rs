@@ -162,8 +162,10 @@ pub mod labels {
         "two_lengths",
     ];
     /// Why a request of HTTP was said again; `settled` and `doubted`: what looking after an earlier try came to;
-    /// `unauthorized`: a new pool refused credentials that the old one took.
-    pub const HTTP_AGAIN: &[&str] = &["dial", "doubted", "gate", "lost", "settled", "unauthorized"];
+    /// `unauthorized`: a new pool refused credentials that the old one took; `poisoned`: not again, for it was the end of
+    /// several servers.
+    pub const HTTP_AGAIN: &[&str] =
+        &["dial", "doubted", "gate", "lost", "poisoned", "settled", "unauthorized"];
     /// What became of streams of HTTP whose server was left or lost.
     pub const HTTP_STREAMS: &[&str] =
         &["events_ended", "events_moved", "events_reopened", "polls_again", "sockets_cut", "sockets_told"];

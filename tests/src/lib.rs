@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod oracle;
 pub mod postfix;
 pub mod process;
+pub mod sites;
 pub mod smtp;
 pub mod tools;
 pub mod web;

@@ -155,3 +155,22 @@ async fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<Ran> {
     let text = [output.stdout, output.stderr].concat();
     Ok(Ran { code: output.status.code().unwrap_or(-1), output: String::from_utf8_lossy(&text).into_owned() })
 }
+
+/// curl asks for this URL again and again on one connection; what it writes is the status and the body's length of each
+/// answer, a line each.
+pub async fn curl_pages(url: &str, times: usize, more: &[&str]) -> Result<Ran> {
+    let url = format!("{url}?[1-{times}]");
+    let arguments = ["--silent", "--show-error", "--fail", "--insecure", "--output", "/dev/null"];
+    let format = ["--write-out", "%{http_code} %{size_download}\\n", &url];
+    run("curl", &[&arguments[..], more, &format].concat(), b"").await
+}
+
+/// A calendar program on Debian's library for CalDAV: it adds events until it is told to end, and writes the name of each
+/// one that was taken.
+pub fn caldav(url: &str, user: &str, password: &str) -> Result<Child> {
+    // Not another Python that the machine may have: the library belongs to the distribution's.
+    let mut command = process::tied("/usr/bin/python3");
+    command.args(["-u", "-c", include_str!("tools/caldav.py"), url, user, password]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().context("python3 (tests/run installs it)")
+}

@@ -1,9 +1,10 @@
 //! The server that measurements stand on: everybody may log in by IMAP, message n is n kB long; by SMTP mail for
-//! example.org is taken.
+//! example.org is taken; by HTTP `GET /n` is answered with n kB.
 //!
 //! Rule: it must never be what is measured. One thread, no store, and a body is written from where it lies.
 
 mod auth;
+mod http;
 mod session;
 mod smtp;
 
@@ -27,7 +28,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An IMAP and SMTP server without a store, for measurements.
+/// A server for IMAP, SMTP and HTTP without a store, for measurements.
 ///
 /// Says `ready` when it listens, and ends when its standard input does.
 #[derive(Debug, Parser)]
@@ -41,6 +42,9 @@ struct Args {
     /// Take mail here by SMTP, in clear text
     #[arg(long)]
     smtp: Option<SocketAddr>,
+    /// Answer HTTP/1.1 here, in clear text
+    #[arg(long)]
+    http: Option<SocketAddr>,
     /// PEM certificate
     #[arg(long)]
     cert: Option<PathBuf>,
@@ -69,6 +73,9 @@ async fn main() -> Result<()> {
     }
     if let Some(address) = args.smtp {
         tokio::spawn(accept(listen(address)?, smtp::serve));
+    }
+    if let Some(address) = args.http {
+        tokio::spawn(accept(listen(address)?, http::serve));
     }
     if let Some(address) = args.auth {
         let smtp = args.smtp.unwrap_or(args.plain);

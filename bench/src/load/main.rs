@@ -1,4 +1,4 @@
-//! The load of the measurements: IMAP and SMTP clients that cost little, in a process of their own.
+//! The load of the measurements: clients of IMAP, SMTP and HTTP that cost little, in a process of their own.
 //!
 //! Rule: what is counted was answered in full and rightly; the first wrong answer ends the run.
 //!
@@ -10,6 +10,7 @@ mod edges;
 mod hold;
 mod mail;
 mod paced;
+mod web;
 mod wire;
 
 use std::{
@@ -63,6 +64,20 @@ enum Work {
         #[arg(long)]
         kilobytes: u32,
     },
+    /// Request after request by HTTP/1.1 on every connection
+    Web {
+        #[command(flatten)]
+        closed: Closed,
+        /// Length of each answer
+        #[arg(long)]
+        kilobytes: u32,
+    },
+    /// Connections of HTTP/1.1 that are kept after an answer
+    Kept {
+        /// So many, then so many, …; a line on standard input leads to the next
+        #[arg(long, value_delimiter = ',')]
+        steps: Vec<usize>,
+    },
     /// NOOPs at constant intervals; latency counts from the moment at which one should have been sent
     Paced {
         #[command(flatten)]
@@ -114,6 +129,8 @@ async fn main() -> Result<()> {
         Work::Fetch { closed, kilobytes } => closed::fetch(&target, closed, kilobytes, caller).await,
         Work::Login(closed) => closed::login(&target, closed, caller).await,
         Work::Mail { closed, kilobytes } => mail::run(&target, closed, kilobytes, caller).await,
+        Work::Web { closed, kilobytes } => web::run(&target, closed, kilobytes, caller).await,
+        Work::Kept { steps } => web::kept(&target, &steps, caller).await,
         Work::Paced { closed, rate } => paced::run(&target, closed, rate, caller).await,
         Work::Idle { steps } => hold::idle(&target, &steps, caller).await,
         Work::Edge { habit, connections } => edges::run(&target, habit, connections, caller).await,

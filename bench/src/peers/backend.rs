@@ -25,6 +25,8 @@ pub(crate) struct Backend {
     pub(crate) tls: SocketAddr,
     /// Where mail goes to.
     pub(crate) smtp: SocketAddr,
+    /// Where requests of HTTP go to.
+    pub(crate) http: SocketAddr,
     /// Where nginx asks.
     pub(crate) auth: SocketAddr,
     /// PEM: the authority, the certificate (P-256) with its key, and both in one file.
@@ -47,11 +49,11 @@ impl Backend {
         let bundle = folder.path().join("server.pem");
         std::fs::write(&bundle, leaf.cert + &leaf.key)?;
         let [address, ..] = process::addresses();
-        let [plain, tls, smtp, auth] =
-            [10143, 10993, 10025, 10080].map(|port| SocketAddr::from((address, port)));
+        let [plain, tls, smtp, auth, http] =
+            [10143, 10993, 10025, 10080, 10081].map(|port| SocketAddr::from((address, port)));
         let mut process = process::tied(beside_us("bascule-backend")?)
             .args(["--plain", &plain.to_string(), "--tls", &tls.to_string()])
-            .args(["--smtp", &smtp.to_string(), "--auth", &auth.to_string()])
+            .args(["--smtp", &smtp.to_string(), "--auth", &auth.to_string(), "--http", &http.to_string()])
             .arg("--cert")
             .arg(&cert)
             .arg("--key")
@@ -67,6 +69,7 @@ impl Backend {
             plain,
             tls,
             smtp,
+            http,
             auth,
             ca,
             cert,
@@ -82,6 +85,7 @@ impl Backend {
     pub(crate) fn behind(&self, leg: Leg, speech: Speech) -> SocketAddr {
         match (speech, leg) {
             (Speech::Smtp, _) => self.smtp,
+            (Speech::Http, _) => self.http,
             (Speech::Imap, Leg::TlsTls) => self.tls,
             (Speech::Imap, Leg::TlsPlain | Leg::PlainPlain) => self.plain,
         }

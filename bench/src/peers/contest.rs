@@ -41,6 +41,18 @@ impl Contest<'_> {
         if self.plan.has(Topic::Mail) && self.leg != Leg::TlsTls {
             self.mail().await?;
         }
+        // As above.
+        if self.plan.has(Topic::Web) && self.leg != Leg::TlsTls {
+            self.web().await?;
+        }
+        if self.plan.has(Topic::Kept) && self.leg != Leg::TlsTls {
+            for round in 0..self.plan.idle_rounds {
+                for contender in turns(&self.plan.able(self.leg, Speech::Http), round) {
+                    let done = self.kept(contender).await;
+                    self.failed(&contender.name, "kept", done);
+                }
+            }
+        }
         if self.plan.has(Topic::Idle) {
             for round in 0..self.plan.idle_rounds {
                 for contender in turns(&self.plan.able(self.leg, Speech::Imap), round) {
@@ -64,12 +76,7 @@ impl Contest<'_> {
     /// What is measured while all proxies run.
     async fn together(&mut self) -> Result<()> {
         let (plan, leg, backend) = (self.plan, self.leg, self.backend);
-        let mut all = Vec::new();
-        for contender in plan.able(leg, Speech::Imap) {
-            all.push(
-                contender.start(leg, Speech::Imap, backend).await.with_context(|| contender.name.clone())?,
-            );
-        }
+        let all = all(plan, leg, Speech::Imap, backend).await?;
         let all: Vec<_> = all.iter().collect();
         for round in 0..plan.rounds {
             for topic in [Topic::Noop, Topic::Fetch, Topic::Login] {
@@ -88,11 +95,7 @@ impl Contest<'_> {
     /// Messages by SMTP, while all proxies run.
     async fn mail(&mut self) -> Result<()> {
         let (plan, leg, backend) = (self.plan, self.leg, self.backend);
-        let mut all = Vec::new();
-        for contender in plan.able(leg, Speech::Smtp) {
-            let started = contender.start(leg, Speech::Smtp, backend).await;
-            all.push(started.with_context(|| contender.name.clone())?);
-        }
+        let all = all(plan, leg, Speech::Smtp, backend).await?;
         let all: Vec<_> = all.iter().collect();
         for round in 0..plan.rounds {
             for (kilobytes, size, text) in
@@ -115,6 +118,43 @@ impl Contest<'_> {
         let title = format!("CPU per message by SMTP, {text}");
         self.note(Figure::new(format!("mail_{size}_cpu_us"), title, "µs", 1), proxy.name, cost.micros_each());
         Ok(())
+    }
+
+    /// Requests by HTTP, while all proxies run.
+    async fn web(&mut self) -> Result<()> {
+        let (plan, leg, backend) = (self.plan, self.leg, self.backend);
+        let all = all(plan, leg, Speech::Http, backend).await?;
+        let all: Vec<_> = all.iter().collect();
+        for round in 0..plan.rounds {
+            for kilobytes in [1, 64] {
+                for proxy in turns(&all, round) {
+                    let done = self.requests(proxy, kilobytes).await;
+                    self.failed(proxy.name, "web", done);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn requests(&mut self, proxy: &Running<'_>, kilobytes: u32) -> Result<()> {
+        let Plan { seconds, web_connections, .. } = self.plan;
+        let work = format!("web --kilobytes {kilobytes} --connections {web_connections} --seconds {seconds}");
+        let cost = measure::cost(proxy, &work).await?;
+        let title = format!("CPU per request by HTTP/1.1, answers of {kilobytes} kB");
+        let figure = Figure::new(format!("web_{kilobytes}kb_cpu_us"), title, "µs", 1);
+        self.note(figure, proxy.name, cost.micros_each());
+        Ok(())
+    }
+
+    async fn kept(&mut self, contender: &Contender) -> Result<()> {
+        let proxy = contender.start(self.leg, Speech::Http, self.backend).await?;
+        let found = measure::idle(&proxy, "kept", &self.plan.idle).await;
+        let found = found.with_context(|| proxy.log())?;
+        for (count, bytes) in self.plan.idle.iter().zip(found) {
+            let title = format!("private memory per kept connection of HTTP/1.1, {count} of them");
+            self.note(Figure::new(format!("kept_{count}_kb"), title, "kB", 2), proxy.name, bytes / 1e3);
+        }
+        proxy.stop().await
     }
 
     async fn costs(&mut self, proxy: &Running<'_>, topic: Topic) -> Result<()> {
@@ -140,7 +180,7 @@ impl Contest<'_> {
                 let figure = Figure::new("login_cpu_us", "CPU per connection, login and logout", "µs", 1);
                 self.note(figure, proxy.name, cost.micros_each());
             }
-            Topic::Latency | Topic::Mail | Topic::Idle | Topic::Edges => {}
+            Topic::Latency | Topic::Mail | Topic::Web | Topic::Kept | Topic::Idle | Topic::Edges => {}
         }
         Ok(())
     }
@@ -171,7 +211,7 @@ impl Contest<'_> {
 
     async fn idle(&mut self, contender: &Contender) -> Result<()> {
         let proxy = contender.start(self.leg, Speech::Imap, self.backend).await?;
-        let found = measure::idle(&proxy, &self.plan.idle).await;
+        let found = measure::idle(&proxy, "idle", &self.plan.idle).await;
         let found = found.with_context(|| proxy.log())?;
         for (count, bytes) in self.plan.idle.iter().zip(found) {
             let title = format!("private memory per session in IDLE, {count} of them");
@@ -219,6 +259,16 @@ impl Contest<'_> {
             self.book.failures.push(failure);
         }
     }
+}
+
+/// All proxies that can speak this, running.
+async fn all<'a>(plan: &'a Plan, leg: Leg, speech: Speech, backend: &'a Backend) -> Result<Vec<Running<'a>>> {
+    let mut all = Vec::new();
+    for contender in plan.able(leg, speech) {
+        let started = contender.start(leg, speech, backend).await;
+        all.push(started.with_context(|| contender.name.clone())?);
+    }
+    Ok(all)
 }
 
 /// All of them, beginning with another one in every round.

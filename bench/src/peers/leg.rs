@@ -34,4 +34,5 @@ impl Leg {
 pub(crate) enum Speech {
     Imap,
     Smtp,
+    Http,
 }

@@ -86,10 +86,10 @@ pub(crate) async fn latency(door: &Door<'_>, work: &str) -> Result<Latency> {
     Ok(latency)
 }
 
-/// Private memory for each session in IDLE, bytes, at each step.
-pub(crate) async fn idle(proxy: &Running<'_>, steps: &[usize]) -> Result<Vec<f64>> {
+/// Private memory for each connection on which nothing happens, bytes, at each step.
+pub(crate) async fn idle(proxy: &Running<'_>, kind: &str, steps: &[usize]) -> Result<Vec<f64>> {
     let list: Vec<String> = steps.iter().map(usize::to_string).collect();
-    let mut load = Load::start(&proxy.door, &format!("idle --steps {}", list.join(","))).await?;
+    let mut load = Load::start(&proxy.door, &format!("{kind} --steps {}", list.join(","))).await?;
     let processes = proxy.processes()?;
     let before = settled(&processes).await?;
     let mut found = Vec::new();

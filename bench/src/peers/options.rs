@@ -69,6 +69,10 @@ pub(crate) enum Topic {
     Latency,
     /// CPU per message by SMTP
     Mail,
+    /// CPU per request by HTTP
+    Web,
+    /// Memory per kept connection of HTTP
+    Kept,
     /// Memory per session in IDLE
     Idle,
     /// Silent and slow connections
@@ -106,6 +110,7 @@ pub(crate) struct Plan {
     pub(crate) fetch_connections: usize,
     pub(crate) login_connections: usize,
     pub(crate) mail_connections: usize,
+    pub(crate) web_connections: usize,
     /// NOOPs per second, on so many connections, whose latency is measured.
     pub(crate) rate: u32,
     pub(crate) paced_connections: usize,
@@ -133,6 +138,7 @@ impl Args {
             fetch_connections: 16,
             login_connections: 16,
             mail_connections: 16,
+            web_connections: 32,
             rate: 2000,
             paced_connections: 64,
         })

@@ -2,6 +2,8 @@
 //!
 //! Rule: what is refused here is answered 400, the connection is closed, and not a byte reaches a backend.
 
+use smallvec::SmallVec;
+
 /// A request's head, fields in their order.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a, F> {
@@ -96,7 +98,7 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
             return Err(Refused::Field);
         }
         if is("content-length") {
-            let value = value.trim_ascii();
+            let value = trim(value);
             let number = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
             if !number || length.is_some_and(|other| other != value) {
                 return Err(Refused::Length);
@@ -104,9 +106,7 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
             length = Some(value);
         } else if is("transfer-encoding") {
             codings = codings.saturating_add(1);
-            if codings > 1
-                || head.version != Version::Http11
-                || !value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+            if codings > 1 || head.version != Version::Http11 || !trim(value).eq_ignore_ascii_case(b"chunked")
             {
                 return Err(Refused::Coding);
             }
@@ -117,7 +117,7 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
             }
         } else if is("connection") {
             // Whoever takes out what is named here would take out where the message ends, or for whom it is.
-            let mut named = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+            let mut named = value.split(|b| *b == b',').map(trim);
             if named.any(|name| ENDS.iter().any(|end| name.eq_ignore_ascii_case(end.as_bytes()))) {
                 return Err(Refused::Field);
             }
@@ -144,25 +144,44 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
 
 /// The same for a head of HTTP/1 as it came, from the request line on: what a parser mended shows here.
 pub fn check_raw(head: &[u8]) -> Result<Next, Refused> {
-    let text = str::from_utf8(head).map_err(|_| Refused::Field)?;
-    let mut lines = text.trim_start_matches("\r\n").split("\r\n");
-    let line = lines.next().unwrap_or_default();
+    let mut lines = lines(head).skip_while(|line| line.is_empty());
+    let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| Refused::Field)?;
     let mut words = line.split(' ');
     let (target, version) = match (words.next(), words.next(), words.next(), words.next()) {
         (Some(method), Some(target), Some("HTTP/1.1"), None) if is_token(method) => (target, Version::Http11),
         (Some(method), Some(target), Some("HTTP/1.0"), None) if is_token(method) => (target, Version::Http10),
         _ => return Err(Refused::Field),
     };
-    let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
-    // A folded line has no name of its own.
-    if lines.iter().any(|line| !line.contains(':')) {
+    let lines: SmallVec<[&[u8]; 32]> = lines.take_while(|line| !line.is_empty()).collect();
+    // A folded line has no name of its own, and a name is ASCII; a value may be anything that stays in its line.
+    let fields = lines.iter().map(|line| {
+        let (name, value) = line.split_at(memchr::memchr(b':', line)?);
+        Some((str::from_utf8(name).ok()?, trim(&value[1..])))
+    });
+    if fields.clone().any(|field| field.is_none()) {
         return Err(Refused::Field);
     }
-    let fields = lines.iter().filter_map(|line| line.split_once(':'));
-    check(Head {
-        target,
-        version,
-        fields: fields.map(|(name, value)| (name, value.trim_matches([' ', '\t']).as_bytes())),
+    check(Head { target, version, fields: fields.flatten() })
+}
+
+/// Without the space around it, which is of two kinds only (RFC 9110 §5.6.3).
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(head);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let (line, after) = match memchr::memmem::find(all, b"\r\n") {
+            Some(at) => (&all[..at], Some(&all[at + 2..])),
+            None => (all, None),
+        };
+        rest = after;
+        Some(line)
     })
 }
 
@@ -237,6 +256,9 @@ mod tests {
             (&[("Transfer-Encoding", "chunked, identity")], coding),
             (&[("Transfer-Encoding", "xchunked")], coding),
             (&[("Transfer-Encoding", "\u{b}chunked")], coding),
+            (&[("Transfer-Encoding", "\u{c}chunked")], coding),
+            (&[("Transfer-Encoding", "\tchunked ")], Ok(())),
+            (&[("Content-Length", "\u{c}5")], length),
             (&[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")], coding),
             (&[("Transfer-Encoding", "chunked"), ("Content-Length", "5")], Err(Refused::TwoLengths)),
             (&[("Content-Length", "5"), ("TRANSFER-ENCODING", "chunked")], Err(Refused::TwoLengths)),
@@ -283,6 +305,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb\r\n\r\n", Err(Refused::Field)),
             ("GET / HTTP/1.1\r\nHost: h\nX: a\r\n\r\n", Err(Refused::Field)),
             ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX: y\r\r\n\r\n", Err(Refused::Field)),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX:\ry\r\n\r\n", Err(Refused::Field)),
             ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
             ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", Err(Refused::Field)),
             ("G{T / HTTP/1.1\r\nHost: h\r\n\r\n", Err(Refused::Field)),
@@ -290,9 +314,17 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h/x\r\n\r\n", Err(Refused::Host)),
             ("GET / HTTP/1.1\r\nHost: user@h\r\n\r\n", Err(Refused::Host)),
             ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Ok(())),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX\u{e9}: y\r\n\r\n", Err(Refused::Field)),
         ] {
             assert_eq!(check_raw(head.as_bytes()).map(drop), said, "{head:?}");
         }
+    }
+
+    #[test]
+    fn values_are_of_any_alphabet() {
+        assert!(check_raw(b"GET / HTTP/1.1\r\nHost: h\r\nX: caf\xe9\r\n\r\n").is_ok());
+        assert_eq!(check_raw(b"GET /caf\xe9 HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Refused::Field));
+        assert_eq!(check_raw(b"GET / HTTP/1.1\r\nHost: caf\xe9\r\n\r\n"), Err(Refused::Host));
     }
 
     #[test]

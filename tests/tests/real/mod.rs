@@ -7,6 +7,7 @@ mod brake;
 mod crowd;
 mod cutover;
 mod hold;
+mod http_clients;
 mod http_streams;
 mod logins;
 mod mail;

@@ -1,13 +1,18 @@
-//! IMAP, submission, port 25 and LMTP, all of them busy, while everything moves to the new version at once.
+//! IMAP, submission, port 25, LMTP and HTTP, all of them busy, while everything moves to the new version at once.
 //!
 //! Rule: one cutover, one report; nobody is disconnected, and what was acknowledged is looked up past the proxy. How long
 //! it took is printed and never asserted.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bascule_tests::{
     client::{Client, Result, Security, Status},
+    http,
     ledger::Fate,
+    sites::{self, Site},
     smtp::{self, Dialect},
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -23,6 +28,17 @@ const SENDERS: usize = 10;
 /// What each gets done before the cutover, and again after it.
 const ROUNDS: u64 = 5;
 const MAILBOXES: [&str; 5] = ["mail0", "mail1", "mail2", "mail3", "mail4"];
+
+/// alice:pass
+const CALENDAR: &str =
+    "Authorization: Basic YWxpY2U6cGFzcw==\r\nContent-Type: text/calendar\r\nIf-None-Match: *\r\n";
+
+fn ics(event: &str) -> String {
+    format!(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:test\r\nBEGIN:VEVENT\r\nUID:{event}\r\nDTSTAMP:20260101T000000Z\r\n\
+         DTSTART:20260101T100000Z\r\nSUMMARY:{event}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+}
 
 /// What a session does until it is told to leave, and how far it is.
 struct Work {
@@ -49,6 +65,23 @@ impl Work {
         client.logout().await
     }
 
+    /// Events into a calendar, and pages.
+    async fn browse(self, mut client: http::Client, me: usize, put: Arc<Mutex<Vec<String>>>) -> Result<()> {
+        let mut n = 0;
+        while self.goes_on().await {
+            n += 1;
+            let event = format!("event-{me}-{n}");
+            let target = format!("/alice/calendar/{event}.ics");
+            let said = client.ask_with("PUT", &target, CALENDAR, ics(&event).as_bytes()).await?;
+            assert_eq!(said.status, 201, "{said:?}");
+            put.lock().unwrap().push(event);
+            client.write(format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", Site::PAGES)).await?;
+            let said = client.answer().await?;
+            assert!(said.ok() && said.text().starts_with("<title>"), "{said:?}");
+        }
+        Ok(())
+    }
+
     async fn send(self, mut client: smtp::Client, from: &'static str) -> Result<()> {
         while self.goes_on().await {
             let users = fastrand::choose_multiple(MAILBOXES, fastrand::usize(1..4));
@@ -64,8 +97,9 @@ impl Work {
 }
 
 #[tokio::test]
-async fn imap_submission_port_25_and_lmtp_move_together() {
-    let post = Arc::new(Post::new(Sender::Postfix).await);
+async fn imap_submission_port_25_lmtp_and_http_move_together() {
+    let post = Arc::new(Post::with_sites(Sender::Postfix).await);
+    let put = Arc::new(Mutex::new(Vec::new()));
     let (leave, leaving) = watch::channel(false);
     let (mut crowd, mut progress, mut idle) = (JoinSet::new(), Vec::new(), Vec::new());
     let mut work = || {
@@ -81,7 +115,9 @@ async fn imap_submission_port_25_and_lmtp_move_together() {
         let client = post.proxy.session(&format!("busy{n}"), "pass").await.unwrap();
         crowd.spawn(work().append(client));
     }
-    for _ in 0..SENDERS {
+    for me in 0..SENDERS {
+        let browser = http::Client::connect(post.proxy.https(), post.proxy.tls().unwrap()).await.unwrap();
+        crowd.spawn(work().browse(browser, me, put.clone()));
         let relay = smtp::Client::ready(post.proxy.smtp(), Security::Plain, Dialect::Smtp).await.unwrap();
         crowd.spawn(work().send(relay, FROM));
         let lmtp = smtp::Client::ready(post.proxy.lmtp(), Security::Plain, Dialect::Lmtp).await.unwrap();
@@ -116,6 +152,10 @@ async fn imap_submission_port_25_and_lmtp_move_together() {
         "everything at once: acknowledged and found {}, nothing lost, doubled or changed\n",
         verdict.acknowledged
     ));
+    let (put, found) = (put.lock().unwrap().clone(), sites::events(&post.pair, "alice").unwrap());
+    assert_eq!(found.len(), put.len(), "{found:?}");
+    assert!(put.iter().all(|event| found.get(event) == Some(&1)), "{found:?}");
+    crowd::say(&format!("everything at once: {} events put by HTTP, each found once\n", put.len()));
 }
 
 /// Every session gets some more done.

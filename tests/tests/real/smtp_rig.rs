@@ -10,6 +10,7 @@ use bascule_tests::{
     dovecot::{Dovecot, Options, Pair},
     ledger::{Ledger, Verdict},
     postfix::{Next, Postfix},
+    sites::Site,
 };
 
 use super::scene::{all_moved, patient};
@@ -30,6 +31,7 @@ pub(super) struct Post {
     // Dropped in this order.
     pub(super) proxy: Bascule,
     pub(super) postfixes: [Postfix; 2],
+    _sites: Vec<Site>,
     pub(super) pair: Pair,
     pub(super) ledger: Ledger,
 }
@@ -42,7 +44,25 @@ impl Post {
     /// With a setup that was changed.
     pub(super) async fn with(sender: Sender, change: impl FnOnce(&mut Setup)) -> Self {
         let pair = Pair::shared(Options::default()).await.unwrap();
+        let setup = patient(&pair);
+        Self::of(pair, setup, Vec::new(), sender, change).await
+    }
+
+    /// With web sites beside the servers.
+    pub(super) async fn with_sites(sender: Sender) -> Self {
+        let pair = Pair::shared(Options::default()).await.unwrap();
         let mut setup = patient(&pair);
+        let sites = sites(&pair, &mut setup).await;
+        Self::of(pair, setup, sites, sender, |_| {}).await
+    }
+
+    async fn of(
+        pair: Pair,
+        mut setup: Setup,
+        sites: Vec<Site>,
+        sender: Sender,
+        change: impl FnOnce(&mut Setup),
+    ) -> Self {
         for (pool, server) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
             pool.mail = services(&pair, server, sender);
         }
@@ -52,14 +72,14 @@ impl Post {
         let postfixes = [old, Postfix::start(&pair, &pair.new, next).await.unwrap()];
         postfixes[1].act(false).await.unwrap();
         for (pool, postfix) in setup.pools.iter_mut().zip(&postfixes) {
-            belongs(pool, postfix);
+            belongs(pool, |open| postfix.fence(open));
         }
         change(&mut setup);
         proxy.configure(&setup).unwrap();
         let init = proxy.run(&["init", "--active", "old"]).await.unwrap();
         assert_eq!(init.code, 0, "{init:?}");
         proxy.serve().await.unwrap();
-        Self { proxy, postfixes, pair, ledger: Ledger::default() }
+        Self { proxy, postfixes, _sites: sites, pair, ledger: Ledger::default() }
     }
 
     /// Moves everything to the new servers and keeps every session.
@@ -119,13 +139,41 @@ pub(super) fn went_well(ran: &Ran) {
     assert_eq!((ran.code, &ran.json["unmovable"]), (0, &serde_json::json!({})), "{ran:?}");
 }
 
-/// The fence of a pool shuts its Postfix too.
-fn belongs(pool: &mut Pool, postfix: &Postfix) {
+/// Web sites beside both servers, of which the second does not run yet.
+pub(super) async fn sites(pair: &Pair, setup: &mut Setup) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for (pool, server) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
+        let site = Site::start(pair, server).await.unwrap();
+        belongs(pool, |open| site.fence(open));
+        let clear = "tls = { mode = \"none\" }\n";
+        let calendar = format!("{clear}probe = \"/{{user}}/calendar/bascule-probe.ics\"\n");
+        pool.http = vec![
+            ("pages", vec![site.pages()], format!("{clear}probe = \"none\"\n")),
+            ("calendars", vec![site.calendars()], calendar),
+        ];
+        sites.push(site);
+    }
+    sites[1].act(false).await.unwrap();
+    setup.tables += "[limits.http]\nhold = \"90s\"\n";
+    let pages = Site::PAGES;
+    setup.http = format!(
+        "routes = [{{ host = {pages:?}, path = \"/\", service = \"pages\" }}, {{ path = \"/\", service = \"calendars\" }}]\n"
+    );
+    sites
+}
+
+/// The fence of a pool shuts this too.
+fn belongs(pool: &mut Pool, fence: impl Fn(bool) -> Vec<String>) {
+    // What was joined before is a line already.
+    let line = |words: &[String]| match words {
+        [_, option, line] if option == "-c" => line.clone(),
+        words => words.join(" "),
+    };
     let both = |first: &[String], then: &[String]| {
-        let line = format!("{} && {}", first.join(" "), then.join(" "));
+        let line = format!("{} && {}", line(first), line(then));
         ["/bin/bash", "-c", &line].map(str::to_owned).to_vec()
     };
-    let [shut, open] = [false, true].map(|open| postfix.fence(open));
+    let [shut, open] = [false, true].map(fence);
     pool.fence = pool.fence.take().map(|fence| Fence {
         engage: both(&shut, &fence.engage),
         release: both(&fence.release, &open),

@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// As many sessions as the descriptors allow, and time enough for those that misbehave to be looked at.
-const LIMITS: &str = "[limits]\nconnections = 9900\nhandshake = \"10m\"\nlogin = \"10m\"\n";
+const LIMITS: &str =
+    "[limits]\nconnections = 9900\nhandshake = \"10m\"\nlogin = \"10m\"\nhttp.idle = \"1h\"\n";
+const ROUTES: &str = "routes = [{ path = \"/\", service = \"web\" }]\n";
 
 pub(super) async fn start(
     program: &Path,
@@ -35,6 +37,9 @@ pub(super) async fn start(
 
 fn setup(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Setup {
     let smtp = || Service { protocol: "smtp", server: backend.smtp, tls: None, lines: String::new() };
+    // The peers tell the server nothing about the client either.
+    let lines = "tls = { mode = \"none\" }\nclient_address = \"none\"\n";
+    let web = || ("web", vec![backend.http], lines.to_owned());
     Setup {
         program: Some(program.to_owned()),
         threads: 1,
@@ -46,10 +51,11 @@ fn setup(program: &Path, leg: Leg, speech: Speech, backend: &Backend) -> Setup {
             password: "secret".into(),
             capabilities: Vec::new(),
             mail: (speech == Speech::Smtp).then(smtp).into_iter().collect(),
-            http: Vec::new(),
+            http: (speech == Speech::Http).then(web).into_iter().collect(),
             fence: None,
             promote: None,
         }],
+        http: if speech == Speech::Http { ROUTES.into() } else { String::new() },
         tables: LIMITS.into(),
         ..Setup::default()
     }

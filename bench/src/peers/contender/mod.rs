@@ -32,9 +32,9 @@ pub(crate) struct Contender {
 pub(crate) enum Kind {
     /// This build of bascule.
     Bascule(PathBuf),
-    /// HAProxy in tcp mode.
+    /// HAProxy in tcp mode; for HTTP in its mode for that.
     Haproxy,
-    /// nginx's mail module.
+    /// nginx's mail module; for HTTP its proxy module.
     Nginx,
 }
 
@@ -62,7 +62,9 @@ impl Contender {
     pub(crate) fn refuses(&self, leg: Leg, speech: Speech) -> Option<&'static str> {
         match (&self.kind, leg, speech) {
             (Kind::Bascule(_), Leg::PlainPlain, Speech::Imap) => Some("allows no login in clear text"),
-            (Kind::Nginx, Leg::TlsTls, _) => Some("cannot speak TLS to a mail backend"),
+            (Kind::Nginx, Leg::TlsTls, Speech::Imap | Speech::Smtp) => {
+                Some("cannot speak TLS to a mail backend")
+            }
             (Kind::Haproxy | Kind::Bascule(_) | Kind::Nginx, _, _) => None,
         }
     }
@@ -91,6 +93,8 @@ impl Contender {
                     Speech::Imap => proxy.imaps(),
                     Speech::Smtp if leg.secure() => proxy.smtps(),
                     Speech::Smtp => proxy.smtp(),
+                    Speech::Http if leg.secure() => proxy.https(),
+                    Speech::Http => proxy.http(),
                 };
                 (address, Proxy::Bascule(Box::new(proxy)))
             }

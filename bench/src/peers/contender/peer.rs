@@ -51,9 +51,10 @@ impl Peer {
             }
             Leg::TlsPlain | Leg::PlainPlain => String::new(),
         };
+        let mode = if speech == Speech::Http { "http" } else { "tcp" };
         let config = format!(
             "global\n  nbthread 1\n  maxconn 9900\n\
-             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+             defaults\n  mode {mode}\n  timeout http-keep-alive 1h\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              frontend mail\n  bind {address}{front}\n  default_backend mail\n\
              backend mail\n  server mail {}{back}\n",
             backend.behind(leg, speech)
@@ -73,6 +74,7 @@ impl Peer {
             false => format!("listen {address} backlog=4096;"),
         };
         let protocol = match speech {
+            Speech::Http => return Self::nginx_http(folder, address, &front, backend).await,
             Speech::Imap => "protocol imap;",
             // Told nothing about the client, as HAProxy's backend is.
             Speech::Smtp => {
@@ -89,6 +91,30 @@ impl Peer {
             folder = folder.path().display(),
             host = Bascule::HOST,
             auth = backend.auth,
+        );
+        let file = write(&folder, &config)?;
+        Self::start(folder, address, Path::new(NGINX), &["-c".into(), file]).await
+    }
+
+    /// As its documentation shows a reverse proxy that keeps its connections.
+    async fn nginx_http(
+        folder: tempfile::TempDir,
+        address: SocketAddr,
+        front: &str,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let config = format!(
+            "worker_processes 1;\nworker_rlimit_nofile 20000;\ndaemon off;\n\
+             pid {folder}/pid;\nerror_log {folder}/log warn;\n\
+             events {{\n  worker_connections 19900;\n}}\n\
+             http {{\n  access_log off;\n  keepalive_timeout 1h;\n  keepalive_requests 1000000000;\n  \
+             client_body_temp_path {folder}/body;\n  proxy_temp_path {folder}/proxy;\n  \
+             fastcgi_temp_path {folder}/a;\n  uwsgi_temp_path {folder}/b;\n  scgi_temp_path {folder}/c;\n  \
+             upstream web {{\n  server {http};\n  keepalive 64;\n  keepalive_requests 1000000000;\n  }}\n  \
+             server {{\n  {front}\n  location / {{\n  proxy_pass http://web;\n  proxy_http_version 1.1;\n  \
+             proxy_set_header Connection \"\";\n  }}\n  }}\n}}\n",
+            folder = folder.path().display(),
+            http = backend.http,
         );
         let file = write(&folder, &config)?;
         Self::start(folder, address, Path::new(NGINX), &["-c".into(), file]).await

@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
 use super::{
-    ask::{Ask, Lost, Said, Talk},
+    ask::{Ask, Said, Talk},
     host, own, unsaid,
 };
 use crate::{
@@ -135,14 +135,13 @@ impl Both<'_> {
     /// The cookies of a session on the old pool that was seen to be one.
     async fn log_in(&self) -> Result<String, String> {
         let WebSession { login, form, cookie, page } = self.session;
-        let mut talk = self.talk(self.old).await?;
-        let shown = asked(&mut talk, Ask::get(login)).await?;
+        let shown = asked(self.old, &self.host, Ask::get(login)).await?;
         let before = jar(&shown, String::new());
         let body = filled(form, self.account, &String::from_utf8_lossy(&shown.body))?;
         let fields = [("Content-Type", "application/x-www-form-urlencoded"), ("Cookie", &*before)];
         let fields = if before.is_empty() { &fields[..1] } else { &fields[..] };
         let ask = Ask { method: "POST", path: login, fields, body: body.as_bytes() };
-        let cookies = jar(&asked(&mut talk, ask).await?, before);
+        let cookies = jar(&asked(self.old, &self.host, ask).await?, before);
         if !cookies.split("; ").any(|pair| pair.split('=').next() == Some(cookie)) {
             return Err(format!("the old pool gave {} no cookie {cookie} at {login}", self.account.user));
         }
@@ -154,25 +153,17 @@ impl Both<'_> {
     }
 
     async fn page(&self, service: &HttpService, cookies: Option<&str>) -> Result<u16, String> {
-        let mut talk = self.talk(service).await?;
         let fields = cookies.map(|cookies| ("Cookie", cookies));
         let ask = Ask { fields: fields.as_slice(), ..Ask::get(&self.session.page) };
-        asked(&mut talk, ask).await.map(|said| said.status)
-    }
-
-    async fn talk(&self, service: &HttpService) -> Result<Talk, String> {
-        connected(service, &self.host).await
+        asked(service, &self.host, ask).await.map(|said| said.status)
     }
 }
 
-async fn connected(service: &HttpService, host: &str) -> Result<Talk, String> {
+/// On a connection of its own: not every server keeps one.
+async fn asked(service: &HttpService, host: &str, ask: Ask<'_>) -> Result<Said, String> {
     let server = service.servers.first().ok_or("it has no server")?;
-    Talk::open(service, server, host).await.map_err(|error| format!("{server}: {error}"))
-}
-
-async fn asked(talk: &mut Talk, ask: Ask<'_>) -> Result<Said, String> {
-    let (method, path) = (ask.method, ask.path);
-    talk.ask(ask).await.map_err(|lost: Lost| format!("{method} {path}: {lost}"))
+    let mut talk = Talk::open(service, server, host).await.map_err(|error| format!("{server}: {error}"))?;
+    talk.ask(ask).await.map_err(|lost| format!("{} {}: {lost}", ask.method, ask.path))
 }
 
 /// The cookies that a client has after this answer, as it says them.
@@ -241,10 +232,10 @@ async fn leaks(config: &Config, service: &HttpService, name: &str) -> Result<Vec
     let mut found = BTreeSet::new();
     for path in paths {
         let (mut path, mut hops) = (path, 0);
-        let mut talk = connected(service, &host(config, name)).await?;
+        let host = host(config, name);
         while hops < HOPS {
             hops += 1;
-            let said = asked(&mut talk, Ask::get(&path)).await?;
+            let said = asked(service, &host, Ask::get(&path)).await?;
             let place = said.fields.get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
             let body = String::from_utf8_lossy(&said.body);
             for text in [place, &*body] {

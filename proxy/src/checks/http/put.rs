@@ -41,15 +41,49 @@ pub(in crate::checks) struct Put {
 impl ByHttp {
     /// A connection over which the account has written and taken away again. The positive control.
     pub(in crate::checks) async fn open(&self) -> Result<Put, Write> {
-        let mut put =
-            self.connect().await.map_err(|error| Write::Unclear(format!("{}: {error}", self.server)))?;
-        put.written().await?;
+        let mut put = self.connect().await.map_err(|error| self.unclear(&error))?;
+        self.written(&mut put).await?;
         Ok(put)
     }
 
     /// Whether the account can write; where nothing is to be written, whether anybody answers.
     pub(in crate::checks) async fn takes(&self) -> Answer {
         self.open().await.map_or_else(Write::wanted, |_| Answer::Pass)
+    }
+
+    /// Writes, looks, and takes away.
+    async fn written(&self, put: &mut Put) -> Result<(), Write> {
+        let Some(path) = put.path.clone() else {
+            let said = self.asked(put, "GET", "/", b"").await?;
+            return if said.status < 500 { Ok(()) } else { Err(refused("GET /", &said)) };
+        };
+        let nonce = nonce();
+        let taken = self.asked(put, "PUT", &path, body(&path, &nonce).as_bytes()).await?;
+        if taken.status / 100 != 2 {
+            return Err(refused(&format!("PUT {path}"), &taken));
+        }
+        let found = self.asked(put, "GET", &path, b"").await?;
+        let has = found.body.windows(nonce.len()).any(|part| part == nonce.as_bytes());
+        if found.status != 200 || !has {
+            let saw = format!("PUT {path} was answered OK, and GET {} without it", found.status);
+            return Err(Write::Unclear(saw));
+        }
+        let gone = self.asked(put, "DELETE", &path, b"").await?;
+        if gone.status / 100 == 2 { Ok(()) } else { Err(refused(&format!("DELETE {path}"), &gone)) }
+    }
+
+    /// An answer, on another connection where the server keeps none.
+    async fn asked(&self, put: &mut Put, method: &str, path: &str, body: &[u8]) -> Result<Said, Write> {
+        let mut said = put.say(method, path, body).await;
+        if matches!(said, Err(Lost::Unsent)) {
+            *put = self.connect().await.map_err(|error| self.unclear(&error))?;
+            said = put.say(method, path, body).await;
+        }
+        said.map_err(|lost| Write::Unclear(format!("{method} {path}: {lost}")))
+    }
+
+    fn unclear(&self, error: &io::Error) -> Write {
+        Write::Unclear(format!("{}: {error}", self.server))
     }
 
     async fn connect(&self) -> io::Result<Put> {
@@ -102,27 +136,6 @@ impl Tried for Put {
 }
 
 impl Put {
-    /// Writes, looks, and takes away.
-    async fn written(&mut self) -> Result<(), Write> {
-        let Some(path) = self.path.clone() else {
-            let said = self.say("GET", "/", b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
-            return if said.status < 500 { Ok(()) } else { Err(refused("GET /", &said)) };
-        };
-        let nonce = nonce();
-        match self.put(&path, &nonce).await {
-            Write::Done(_) => {}
-            no @ (Write::Refused { .. } | Write::Unclear(_)) => return Err(no),
-        }
-        let found = self.say("GET", &path, b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
-        let has = found.body.windows(nonce.len()).any(|part| part == nonce.as_bytes());
-        if found.status != 200 || !has {
-            let saw = format!("PUT {path} was answered OK, and GET {} without it", found.status);
-            return Err(Write::Unclear(saw));
-        }
-        let gone = self.say("DELETE", &path, b"").await.map_err(|lost| Write::Unclear(lost.to_string()))?;
-        if gone.status / 100 == 2 { Ok(()) } else { Err(refused(&format!("DELETE {path}"), &gone)) }
-    }
-
     async fn put(&mut self, path: &str, nonce: &str) -> Write {
         match self.say("PUT", path, body(path, nonce).as_bytes()).await {
             Ok(said) if said.status / 100 == 2 => Write::Done("PUT"),

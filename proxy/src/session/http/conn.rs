@@ -44,6 +44,8 @@ pub(super) struct Conn {
     pub(super) local: Option<SocketAddr>,
     /// It speaks HTTP/2: heads come in frames.
     pub(super) two: bool,
+    /// Its client is known to servers by the connection: those to them are shared with nobody.
+    pub(super) bound: AtomicBool,
     /// Told when something changed that a request may wait for.
     pub(super) moved: Notify,
     /// True: no more requests on this connection.
@@ -130,6 +132,7 @@ impl Conn {
             secure,
             local,
             two,
+            bound: AtomicBool::new(false),
             moved: Notify::new(),
             closing: watch::Sender::new(false),
             state: Mutex::new(state),

@@ -14,6 +14,10 @@ use pingora_http::RequestHeader;
 use super::slots::Slots;
 use crate::topology::Epoch;
 
+/// Those that a client sends again as they are.
+const SCHEMES: [&[u8]; 2] = [b"basic ", b"bearer "];
+/// Those that a server remembers by the connection.
+const BOUND: [&[u8]; 2] = [b"ntlm", b"negotiate"];
 /// How long a pool is new.
 const NEW: Duration = Duration::from_secs(60);
 /// No pool was followed by another one.
@@ -41,8 +45,7 @@ impl Default for Credentials {
 impl Credentials {
     /// Whether a pool took them.
     pub(super) fn are_good(&self, service: &str, head: &RequestHeader) -> bool {
-        let credentials = head.headers.get("authorization");
-        credentials.is_some_and(|given| self.taken.get(self.hash(service, given.as_bytes())).is_some())
+        lasting(head).is_some_and(|given| self.taken.get(self.hash(service, given)).is_some())
     }
 
     fn hash(&self, service: &str, credentials: &[u8]) -> u64 {
@@ -58,8 +61,8 @@ impl Credentials {
         epoch: Epoch,
         now: Instant,
     ) -> bool {
-        let Some(credentials) = head.headers.get("authorization") else { return false };
-        let hash = self.hash(service, credentials.as_bytes());
+        let Some(credentials) = lasting(head) else { return false };
+        let hash = self.hash(service, credentials);
         let new = self.is_new(epoch, now);
         match status {
             200..=399 => self.taken.put(hash, 0),
@@ -82,6 +85,22 @@ impl Credentials {
     }
 }
 
+/// Credentials that are good for more than one request, or one connection.
+fn lasting(head: &RequestHeader) -> Option<&[u8]> {
+    let given = head.headers.get("authorization")?.as_bytes();
+    SCHEMES.iter().any(|scheme| begins_with(given, scheme)).then_some(given)
+}
+
+/// Whether a request's credentials are its connection's, so that what comes after it needs none.
+pub(super) fn are_of_connection(head: &RequestHeader) -> bool {
+    let given = head.headers.get("authorization").map(|value| value.as_bytes());
+    given.is_some_and(|given| BOUND.iter().any(|scheme| begins_with(given, scheme)))
+}
+
+fn begins_with(given: &[u8], scheme: &[u8]) -> bool {
+    given.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +111,7 @@ mod tests {
         let mut head = RequestHeader::build("GET", b"/", None).unwrap();
         let start = Instant::now();
         let mut said = |who: &str, status, epoch, after| {
-            head.insert_header("authorization", who.to_owned()).unwrap();
+            head.insert_header("authorization", format!("Basic {who}")).unwrap();
             let now = start + Duration::from_secs(after);
             credentials.doubtful("dav", &head, status, Epoch(epoch), now)
         };
@@ -102,6 +121,18 @@ mod tests {
         assert!(!said("bert", 401, 4, 2), "nobody ever took them");
         assert!(said("anna", 401, 4, 60));
         assert!(!said("anna", 401, 4, 63), "a minute is over");
+    }
+
+    #[test]
+    fn schemes_differ_in_what_their_words_are_good_for() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        let mut of = |given: &'static str| {
+            head.insert_header("authorization", given).unwrap();
+            (lasting(&head).is_some(), are_of_connection(&head))
+        };
+        assert_eq!([of("basic YTpi"), of("Bearer x")], [(true, false); 2]);
+        assert_eq!([of("NTLM TlRM"), of("Negotiate YII=")], [(false, true); 2]);
+        assert_eq!(of("Digest nc=1"), (false, false));
     }
 
     #[test]

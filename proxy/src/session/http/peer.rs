@@ -7,7 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bascule_certs::CertError;
@@ -21,6 +21,7 @@ use rustls::ClientConfig;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
+    credentials::are_of_connection,
     dial::Dialer,
     front,
     request::{KEPT, Request},
@@ -115,7 +116,14 @@ pub(super) fn choose(
     let mut peer = Box::new(HttpPeer::new(nowhere, name.is_some(), name.unwrap_or_default()));
     let from = request.from(service);
     let key = (flight.epoch, flight.pool, &request.service, &chosen.server, from.map(|from| from.0));
-    let alone = alone(request, service, head).then(|| flight.number());
+    let bound = &request.conn.bound;
+    if are_of_connection(head) {
+        bound.store(true, Ordering::Relaxed);
+    }
+    let alone = match alone(request, service, head) {
+        true => Some(flight.number()),
+        false => bound.load(Ordering::Relaxed).then(|| (request.conn.entry.handle.id.0, u64::MAX)),
+    };
     peer.group_key = hash(&(key, alone));
     let options = &mut peer.options;
     options.ca =

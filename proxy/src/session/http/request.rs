@@ -199,6 +199,9 @@ impl Request {
     /// One more server was lost with all of it. True: it is said to no further one.
     pub(super) fn outlived_enough(&mut self) -> bool {
         self.losses += 1;
+        if self.losses >= LOSSES {
+            self.conn.world().metrics.http_again.count("poisoned");
+        }
         self.losses >= LOSSES
     }
 

@@ -140,6 +140,27 @@ async fn a_request_that_kills_servers_is_not_said_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_a_server_knows_a_client_by_are_nobody_elses() {
+    let rig = plan().start(USERS).await;
+    let (mut anna, mut bert) = (rig.browser().await, rig.browser().await);
+    let ntlm = "Authorization: NTLM TlRMTVNTUAAB\r\n";
+    for _ in 0..2 {
+        anna.ask_with("GET", "/anna", ntlm, b"").await.unwrap();
+        anna.ask("GET", "/anna", b"").await.unwrap();
+        bert.ask("GET", "/bert", b"").await.unwrap();
+    }
+    let seen = rig.web()[0].seen();
+    let of = |path: &str| {
+        let mut of: Vec<_> =
+            seen.iter().filter(|one| one.head.contains(path)).map(|one| one.connection).collect();
+        of.dedup();
+        of
+    };
+    assert_eq!((of("/anna").len(), of("/bert").len()), (1, 1), "kept: {seen:?}");
+    assert_ne!(of("/anna"), of("/bert"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_pool_is_not_believed_at_once_about_credentials() {
     let rig = plan().brief().waits("8s").start(USERS).await;
     let mut client = rig.browser().await;

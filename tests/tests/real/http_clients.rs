@@ -1,0 +1,113 @@
+//! Programs that speak HTTP, on real servers, while everything moves to the new version and back.
+//!
+//! Rule: a program knows nothing of the test; what it was told is counted, and what it wrote is looked up in the calendars'
+//! folder.
+
+use bascule_tests::{
+    bascule::Bascule,
+    dovecot::{Options, Pair},
+    sites::{self, Site},
+    tools::{caldav, curl_pages},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    scene::{all_moved, patient},
+    smtp_rig,
+};
+
+/// Dovecots, web sites beside them, and a proxy in front of all.
+async fn rig() -> (Bascule, Vec<Site>, Pair) {
+    let pair = Pair::shared(Options::default()).await.unwrap();
+    let mut setup = patient(&pair);
+    let sites = smtp_rig::sites(&pair, &mut setup).await;
+    (Bascule::start(&setup, "old").await.unwrap(), sites, pair)
+}
+
+/// What curl asks in one run.
+const PAGES: usize = 50;
+
+#[tokio::test]
+async fn curl_gets_every_page_while_sites_move_there_and_back() {
+    let (proxy, _sites, _pair) = rig().await;
+    let (leave, leaving) = watch::channel(false);
+    let mut crowd = JoinSet::new();
+    let https = format!("https://{}", proxy.https());
+    let http = format!("http://{}", proxy.http());
+    let small = "<title>old</title>\n".len();
+    for (base, version, page, length) in [
+        (&http, "--http1.1", "/", small),
+        (&https, "--http1.1", "/", small),
+        (&https, "--http2", "/", small),
+        (&https, "--http2", "/large", Site::LARGE),
+    ] {
+        let (url, leaving) = (format!("{base}{page}"), leaving.clone());
+        crowd.spawn(async move {
+            let host = format!("Host: {}", Site::PAGES);
+            let mut runs = 0;
+            while !*leaving.borrow() {
+                let ran = curl_pages(&url, PAGES, &[version, "--header", &host]).await.unwrap();
+                assert_eq!(ran.code, 0, "{ran:?}");
+                assert_eq!(ran.output, format!("200 {length}\n").repeat(PAGES), "{url} {version}");
+                runs += 1;
+            }
+            runs
+        });
+    }
+    for to in ["new", "old"] {
+        all_moved(&proxy.cutover(to).await.unwrap());
+    }
+    leave.send_replace(true);
+    for runs in crowd.join_all().await {
+        assert!(runs > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_calendar_program_goes_on_with_the_other_server_and_every_event_is_there_once() {
+    let (proxy, _sites, pair) = rig().await;
+    let mut program = caldav(&format!("https://{}/alice/", proxy.https()), "alice", "pass").unwrap();
+    let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut taken = Vec::new();
+    for to in ["new", "old"] {
+        for _ in 0..5 {
+            taken.push(next(&mut said, &mut program).await);
+        }
+        let mut cutover = std::pin::pin!(proxy.cutover(to));
+        let ran = loop {
+            tokio::select! {
+                ran = &mut cutover => break ran.unwrap(),
+                event = next(&mut said, &mut program) => taken.push(event),
+            }
+        };
+        all_moved(&ran);
+    }
+    for _ in 0..5 {
+        taken.push(next(&mut said, &mut program).await);
+    }
+    drop(program.stdin.take());
+    while let Some(line) = said.next_line().await.unwrap() {
+        taken.push(line);
+    }
+    assert!(program.wait().await.unwrap().success());
+    let found = sites::events(&pair, "alice").unwrap();
+    assert_eq!(found.keys().len(), taken.len(), "{found:?} {taken:?}");
+    assert!(taken.iter().all(|event| found.get(event) == Some(&1)), "{found:?}");
+}
+
+/// The next event that it has added.
+async fn next(
+    said: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+    program: &mut tokio::process::Child,
+) -> String {
+    if let Some(line) = said.next_line().await.unwrap() {
+        return line;
+    }
+    let mut why = String::new();
+    program.stderr.take().unwrap().read_to_string(&mut why).await.unwrap();
+    panic!("it ended: {why}");
+}
