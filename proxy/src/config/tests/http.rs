@@ -21,6 +21,8 @@ fn every_key_of_http_arrives() {
     assert_eq!(config.listeners["imaps"].http, HttpListener::default());
     let priority = |path: &str| webs.route("mail.example.org", path).unwrap().priority;
     assert_eq!((priority("/export/x"), priority("/")), (Some(Priority::Background), None));
+    let long_poll = |path: &str| webs.route("mail.example.org", path).unwrap().long_poll;
+    assert_eq!((long_poll("/poll/inbox"), long_poll("/")), (true, false));
     let count = |rate: Option<NonZeroU32>| rate.map(u32::from);
     assert_eq!(count(webs.rates.address_connections), Some(90));
     assert_eq!(count(webs.rates.address_requests), Some(600));
