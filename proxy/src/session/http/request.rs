@@ -209,6 +209,7 @@ impl Request {
     pub(super) fn begin_again(&mut self) {
         self.over();
         (self.trouble, self.not_before, self.pause, self.losses) = (None, None, Duration::ZERO, 0);
+        self.avoided.clear();
         self.moved = true;
     }
 

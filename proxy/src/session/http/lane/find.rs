@@ -74,9 +74,11 @@ fn lost(request: &mut Request, why: Why) -> Result<(), Stop> {
     request.over();
     match why {
         Why::Lost if request.outlived_enough() => return Err(Stop::Busy("http_hold")),
-        Why::Gate | Why::Doubted => {}
+        Why::Gate => {}
         Why::Dial if others => {}
-        Why::Dial | Why::Lost => request.back_off(why == Why::Lost),
+        // It has settled that itself.
+        Why::Doubted if request.not_before.is_some() => {}
+        Why::Dial | Why::Lost | Why::Doubted => request.back_off(why == Why::Lost),
     }
     Ok(())
 }
