@@ -14,6 +14,7 @@ pub mod postfix;
 pub mod process;
 pub mod sites;
 pub mod smtp;
+pub mod thunderbird;
 pub mod tools;
 pub mod web;
 

@@ -21,3 +21,4 @@ mod smtp_all;
 mod smtp_clients;
 mod smtp_faults;
 mod smtp_rig;
+mod thunderbird;

@@ -34,6 +34,11 @@ pub(super) struct Scene {
 pub(super) struct Question(TcpStream);
 
 impl Question {
+    /// The next one at this desk.
+    pub(super) async fn at(desk: &TcpListener) -> Self {
+        Self(desk.accept().await.unwrap().0)
+    }
+
     /// Lets it exit with this code.
     pub(super) async fn answer(mut self, code: u8) {
         self.0.write_all(format!("{code}\n").as_bytes()).await.unwrap();
@@ -73,7 +78,7 @@ impl Scene {
 
     /// The next hook or check that asks. When a barrier does, the gate is shut and the old server is gone.
     pub(super) async fn asked(&self) -> Question {
-        Question(self.desk.accept().await.unwrap().0)
+        Question::at(&self.desk).await
     }
 
     /// The question of the [`guard`] while Armed, the last before the gate shuts; the plans before it have their
@@ -90,11 +95,7 @@ impl Scene {
 
     /// Runs a cutover, and `inside` meanwhile, which ends before the cutover can.
     pub(super) async fn cutover_while<T>(&self, inside: impl Future<Output = T>) -> (Ran, T) {
-        let mut cutover = pin!(self.proxy.cutover("new"));
-        tokio::select! {
-            seen = inside => (cutover.await.unwrap(), seen),
-            ran = &mut cutover => panic!("ended too early: {:?}\n{}", ran.unwrap(), self.proxy.log()),
-        }
+        cutover_while(&self.proxy, "new", inside).await
     }
 
     /// Runs a cutover that succeeds, keeps every session, and stops at its barrier for `inside`.
@@ -137,6 +138,15 @@ impl Scene {
         let mut client = self.selected(user, messages).await;
         assert!(client.idle().await.unwrap().is_none());
         client
+    }
+}
+
+/// Runs a cutover to this pool, and `inside` meanwhile, which ends before the cutover can.
+pub(super) async fn cutover_while<T>(proxy: &Bascule, to: &str, inside: impl Future<Output = T>) -> (Ran, T) {
+    let mut cutover = pin!(proxy.cutover(to));
+    tokio::select! {
+        seen = inside => (cutover.await.unwrap(), seen),
+        ran = &mut cutover => panic!("ended too early: {:?}\n{}", ran.unwrap(), proxy.log()),
     }
 }
 
