@@ -166,6 +166,9 @@ pub mod labels {
     /// several servers.
     pub const HTTP_AGAIN: &[&str] =
         &["dial", "doubted", "gate", "lost", "poisoned", "settled", "unauthorized"];
+    /// What became of streams of HTTP whose server was left or lost.
+    pub const HTTP_STREAMS: &[&str] =
+        &["events_ended", "events_moved", "events_reopened", "polls_again", "sockets_cut", "sockets_told"];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "address_connections",
@@ -333,6 +336,14 @@ pub struct Metrics {
     pub http_refused: Family,
     /// By [`labels::HTTP_AGAIN`].
     pub http_again: Family,
+    /// By [`labels::HTTP_STREAMS`].
+    pub http_streams: Family,
+    /// Streams of events that are open.
+    pub http_events: IntGauge,
+    /// Long polls that wait.
+    pub http_polls: IntGauge,
+    /// WebSockets that are open.
+    pub http_sockets: IntGauge,
     /// By [`labels::LIMITS`].
     pub limits_hit: Family,
     /// By [`labels::OUTCOMES`].
@@ -437,6 +448,16 @@ impl Metrics {
                 "Requests of HTTP said again",
                 labels::HTTP_AGAIN,
             ),
+            http_streams: Family::new(
+                r,
+                "bascule_http_streams_total",
+                "Streams of HTTP whose server was left or lost, by what became of them",
+                "outcome",
+                labels::HTTP_STREAMS,
+            ),
+            http_events: gauge(r, "bascule_http_events", "Streams of events that are open"),
+            http_polls: gauge(r, "bascule_http_polls", "Long polls that wait"),
+            http_sockets: gauge(r, "bascule_http_sockets", "WebSockets that are open"),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
             cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),
             cutover_state: choice("bascule_cutover_state", "State of the cutover", "state", labels::STATES),

@@ -16,6 +16,7 @@ pub mod sites;
 pub mod smtp;
 pub mod thunderbird;
 pub mod tools;
+pub mod web;
 
 /// Any byte stream, plain or TLS.
 pub(crate) trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + Sync {}

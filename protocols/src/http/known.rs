@@ -26,9 +26,18 @@ pub fn reads_only(target: &str, content_type: &str, body: &[u8]) -> bool {
 
 /// An ActiveSync long poll: it asks to be told, and may be asked again.
 pub fn is_ping(target: &str) -> bool {
+    is_active_sync(target, "Cmd=Ping")
+}
+
+/// ActiveSync's command Sync, which may bring changes.
+pub fn is_sync_command(target: &str) -> bool {
+    is_active_sync(target, "Cmd=Sync")
+}
+
+fn is_active_sync(target: &str, command: &str) -> bool {
     let Some((_, query)) = target.split_once('?') else { return false };
     let here = path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync");
-    here && query.split('&').any(|pair| pair.eq_ignore_ascii_case("Cmd=Ping"))
+    here && query.split('&').any(|pair| pair.eq_ignore_ascii_case(command))
 }
 
 /// Whether a program asks that keeps a copy of a mailbox or a calendar: a phone, a desktop client.

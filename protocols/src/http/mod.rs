@@ -4,9 +4,13 @@
 //! Rule: nothing in here changes or moves bytes; the data plane does that, and asks.
 
 pub mod busy;
+pub mod events;
+pub mod frames;
 pub mod framing;
 pub mod known;
+pub mod lane;
 pub mod method;
 pub mod queue;
 pub mod replay;
+mod wbxml;
 pub mod wire;

@@ -139,6 +139,7 @@ pub fn report(report: &Report) -> String {
         ("phases", if phases.is_empty() { "none".to_owned() } else { phases.join(", ") }),
         ("sessions", format!("{}: {} kept, {} moved", report.sessions, report.kept, report.moved)),
         ("messages", counted(&report.messages)),
+        ("streams", counted(&report.streams)),
         ("unmovable", counted(&report.unmovable)),
     ]);
     let mut text = pairs(&facts);

@@ -74,6 +74,7 @@ fn done(outcome: Outcome) -> Report {
         kept: 211,
         moved: 210,
         messages: BTreeMap::from([("held".into(), 3), ("relayed".into(), 41)]),
+        streams: BTreeMap::from([("events_moved".into(), 5), ("sockets_told".into(), 2)]),
         unmovable: BTreeMap::from([("pipe".into(), 1)]),
         pause_ms: 1560,
     }

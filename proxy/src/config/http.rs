@@ -24,7 +24,7 @@ pub struct HttpListener {
     pub acme: Option<PathBuf>,
 }
 
-/// `routes = [{ host = "…", path = "/…", service = "…" }]`
+/// `routes = [{ host = "…", path = "/…", service = "…", long_poll = false }]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Lower-cased, without a port; `None`: every host.
@@ -35,6 +35,8 @@ pub struct Route {
     pub service: String,
     /// How urgent its requests are; `None`: what looks like a program's is `sync`, the rest `interactive`.
     pub priority: Option<Priority>,
+    /// What is read or posted there waits for its answer and changes nothing: it is asked again where a server was left.
+    pub long_poll: bool,
 }
 
 impl HttpListener {
@@ -42,11 +44,6 @@ impl HttpListener {
     pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
         let fits = |route: &&Route| route.host.as_deref().is_none_or(|name| name == host) && route.has(path);
         self.routes.iter().filter(fits).max_by_key(|route| (route.host.is_some(), route.path.len()))
-    }
-
-    /// The service there.
-    pub fn service(&self, host: &str, path: &str) -> Option<&str> {
-        self.route(host, path).map(|route| &*route.service)
     }
 }
 
@@ -168,6 +165,7 @@ mod tests {
             path: path.to_owned(),
             service: service.to_owned(),
             priority: None,
+            long_poll: false,
         }
     }
 
@@ -192,9 +190,10 @@ mod tests {
             ("dav.test", "/dav/public/x", "dav"),
             ("a.test", "*", "webmail"),
         ] {
-            assert_eq!(listener.service(host, path), Some(service), "{host} {path}");
+            let route = listener.route(host, path).unwrap();
+            assert_eq!(route.service, service, "{host} {path}");
         }
         let only = HttpListener { routes: vec![route(None, "/dav", "dav")], ..HttpListener::default() };
-        assert_eq!(only.service("a.test", "/"), None);
+        assert_eq!(only.route("a.test", "/"), None);
     }
 }

@@ -75,6 +75,7 @@ pub(super) struct Route {
     pub(super) path: Spanned<String>,
     pub(super) service: Spanned<String>,
     pub(super) priority: Maybe<String>,
+    pub(super) long_poll: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

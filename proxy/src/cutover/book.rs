@@ -32,8 +32,16 @@ pub(super) struct Book {
     sessions: Vec<SessionId>,
     prewarmed: usize,
     unmovable: BTreeMap<SessionId, String>,
-    /// The counts of messages when it began.
+    /// The counts of messages and of streams when it began.
     messages: BTreeMap<&'static str, u64>,
+    streams: BTreeMap<&'static str, u64>,
+}
+
+/// What was counted since.
+fn since(before: &BTreeMap<&'static str, u64>, now: BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    let counted =
+        now.into_iter().map(|(outcome, count)| (outcome, count - before.get(outcome).unwrap_or(&0)));
+    counted.filter(|(_, count)| *count > 0).map(|(outcome, count)| (outcome.to_owned(), count)).collect()
 }
 
 /// The part of the budget that an effect belongs to.
@@ -64,6 +72,7 @@ impl Book {
             prewarmed: 0,
             unmovable: BTreeMap::new(),
             messages: world.metrics.messages.counts(),
+            streams: world.metrics.http_streams.counts(),
         }
     }
 
@@ -122,9 +131,6 @@ impl Book {
             None => handle.protocol != Protocol::Imap && topology.active == between[1],
         };
         let moved = alive.iter().filter(there).count();
-        let before = |outcome: &str| self.messages.get(outcome).copied().unwrap_or_default();
-        let messages = world.metrics.messages.counts().into_iter();
-        let messages = messages.map(|(outcome, count)| (outcome.to_owned(), count - before(outcome)));
         let (hold, hold_own) = world.holds.summary();
         let pause = self.pause + self.shut_at.map_or(Duration::ZERO, |at| at.elapsed());
         Report {
@@ -144,7 +150,8 @@ impl Book {
             prewarmed: self.prewarmed as u64,
             kept: alive.len() as u64,
             moved: moved as u64,
-            messages: messages.filter(|(_, count)| *count > 0).collect(),
+            messages: since(&self.messages, world.metrics.messages.counts()),
+            streams: since(&self.streams, world.metrics.http_streams.counts()),
             unmovable: self.reasons(),
             pause_ms: millis(pause),
         }

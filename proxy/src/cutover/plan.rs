@@ -81,6 +81,7 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     let allowed = allowed(world);
     items.extend(outside.web(course.from, course.to, allowed).await.into_iter().map(looked));
     items.push(sessions(world, allowed));
+    items.extend(streams(world));
     let before = if to.promote.is_some() || to.fence.is_some() { Stage::Verified } else { Stage::Fenced };
     let way_back = format!(
         "until the decision: {}; after it: {}",
@@ -220,6 +221,17 @@ fn contracts(world: &World, from: &Arc<Pool>, to: &Arc<Pool>, course: &Course) -
         format!("bascule decides, at most {:?} after the gate shut", budget.max_hold - budget.abort_reserve),
     ));
     items
+}
+
+/// What of HTTP is open for longer than a request.
+fn streams(world: &World) -> Option<Item> {
+    let metrics = &world.metrics;
+    let [events, polls, sockets] =
+        [&metrics.http_events, &metrics.http_polls, &metrics.http_sockets].map(prometheus::IntGauge::get);
+    let saw = format!(
+        "{events} streams of events and {polls} long polls move unseen, {sockets} WebSockets are told to come back"
+    );
+    (events + polls + sockets > 0).then(|| item("streams", Finding::Note, saw))
 }
 
 fn looked((name, look): (String, Look)) -> Item {

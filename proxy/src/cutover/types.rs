@@ -229,6 +229,10 @@ pub struct Report {
     /// byte, `ambiguous_…`, …
     #[serde(default)]
     pub messages: BTreeMap<String, u64>,
+    /// What became of streams of HTTP between its start and its end, by outcome: `events_moved`, `polls_again`,
+    /// `sockets_told`, …
+    #[serde(default)]
+    pub streams: BTreeMap<String, u64>,
     /// Sessions that were given up, by reason.
     pub unmovable: BTreeMap<String, u64>,
     /// How long the gate was shut.

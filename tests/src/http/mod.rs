@@ -2,11 +2,13 @@
 //!
 //! Rule: nothing is said again and nothing is mended; what comes back is what was said.
 
+mod events;
 mod frames;
 mod one;
 mod two;
 
 pub use self::{
+    events::{Event, Events},
     frames::{Frame, Frames},
     one::Client,
     two::{Two, Upload, Uploads},

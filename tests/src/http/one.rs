@@ -77,6 +77,16 @@ impl Client {
 
     /// The next answer, whatever it is.
     pub async fn any_answer(&mut self) -> Result<Answer> {
+        let mut answer = self.answer_head().await?;
+        let status = answer.status;
+        if status >= 200 && status != 204 && status != 304 {
+            answer.body = self.body(&answer).await?;
+        }
+        Ok(answer)
+    }
+
+    /// The head of the next answer; its body is not read.
+    pub async fn answer_head(&mut self) -> Result<Answer> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(wrong)?;
         let mut fields = Vec::new();
@@ -85,11 +95,17 @@ impl Client {
             let Some((name, value)) = line.split_once(':') else { break };
             fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut answer = Answer { status, fields, body: Vec::new() };
-        if status >= 200 && status != 204 && status != 304 {
-            answer.body = self.body(&answer).await?;
+        Ok(Answer { status, fields, body: Vec::new() })
+    }
+
+    /// The next chunk of a body that comes in chunks; an empty one is its end.
+    pub async fn chunk(&mut self) -> Result<Vec<u8>> {
+        let size = usize::from_str_radix(&self.line().await?, 16).map_err(|_| wrong())?;
+        let chunk = self.bytes(size).await?;
+        if !self.line().await?.is_empty() {
+            return Err(wrong());
         }
-        Ok(answer)
+        Ok(chunk)
     }
 
     async fn body(&mut self, answer: &Answer) -> Result<Vec<u8>> {
@@ -101,14 +117,11 @@ impl Client {
         }
         let mut body = Vec::new();
         loop {
-            let size = usize::from_str_radix(&self.line().await?, 16).map_err(|_| wrong())?;
-            body.extend(self.bytes(size).await?);
-            if !self.line().await?.is_empty() {
-                return Err(wrong());
-            }
-            if size == 0 {
+            let chunk = self.chunk().await?;
+            if chunk.is_empty() {
                 return Ok(body);
             }
+            body.extend(chunk);
         }
     }
 

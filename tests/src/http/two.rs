@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, client::conn::http2};
+use hyper::{Request, Response, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -28,13 +28,26 @@ impl Two {
         Ok(Self(sender))
     }
 
+    /// Asks for a stream of events; returns what comes, as it comes.
+    pub async fn listen(&mut self, target: &str) -> Result<(u16, Incoming)> {
+        let request = Self::request("GET", target).header("Accept", "text/event-stream");
+        let answer = self.send(request.body(Full::default())?).await?;
+        Ok((answer.status().as_u16(), answer.into_body()))
+    }
+
+    fn request(method: &str, target: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("https://mail.bascule.test{target}"))
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
+
     /// Sends a request and waits for its answer.
     pub async fn ask(&mut self, method: &str, target: &str, body: &[u8]) -> Result<Answer> {
-        let uri = format!("https://mail.bascule.test{target}");
-        let request =
-            Request::builder().method(method).uri(uri).body(Full::new(Bytes::copy_from_slice(body)))?;
-        self.0.ready().await?;
-        let answer = self.0.send_request(request).await.with_context(|| format!("{method} {target}"))?;
+        let request = Self::request(method, target).body(Full::new(Bytes::copy_from_slice(body)))?;
+        let answer = self.send(request).await.with_context(|| format!("{method} {target}"))?;
         let status = answer.status().as_u16();
         let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())

@@ -38,9 +38,10 @@ const WEB: u16 = 10081;
 const TWIN: u16 = 10082;
 /// The name in their certificate.
 const WEB_NAME: &str = "web.test";
-const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }]\n";
+const ROUTES: &str = "routes = [{ path = \"/\", service = \"webmail\" }, \
+                      { path = \"/poll\", service = \"webmail\", long_poll = true }]\n";
 const ROUTES_OF_TWO: &str = "routes = [{ path = \"/\", service = \"webmail\" }, { path = \"/cal\", service = \"dav\" }, \
-                             { host = \"dav.test\", path = \"/\", service = \"dav\" }]\n";
+                              { host = \"dav.test\", path = \"/\", service = \"dav\" }]\n";
 
 /// What the servers are proved by.
 const PROOF: &str = "probe = \"/dav/{user}/probe\"\nsession = { login = \"/login\", page = \"/inbox\", cookie = \"sid\", \
@@ -373,6 +374,8 @@ impl Plan {
                 self.barrier
             ),
         };
+        // No keepalive comes between what a test counts, unless it asks for it.
+        let keepalive = if self.limits.contains("keepalive") { "" } else { "keepalive = \"60s\"\n" };
         Setup {
             pools: vec![pool("old"), pool("new")],
             mail: self.mail.unwrap_or_default().1.into(),
@@ -380,9 +383,8 @@ impl Plan {
             https: self.https.into(),
             redirect: self.redirect.clone(),
             cutover: format!("{budget}soak = \"100ms\"\n{}", self.cutover),
-            // No keepalive comes between what a test counts.
             tables: format!(
-                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\nkeepalive = \"60s\"\n\
+                "{checks}[limits]\nlogin_ceiling = {ceiling:?}\ncommand_ceiling = {ceiling:?}\n{keepalive}\
                  http.hold = {ceiling:?}\n{}",
                 self.limits,
                 ceiling = self.ceiling,

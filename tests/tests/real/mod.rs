@@ -8,6 +8,7 @@ mod crowd;
 mod cutover;
 mod hold;
 mod http_clients;
+mod http_streams;
 mod logins;
 mod mail;
 mod mbsync;

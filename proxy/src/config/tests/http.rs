@@ -16,11 +16,13 @@ fn every_key_of_http_arrives() {
     assert_eq!(web.http.acme.as_deref(), Some(&*dir.path().join(".")));
     let webs = &config.listeners["webs"].http;
     assert_eq!((webs.hsts, webs.redirect), (Some(Duration::from_secs(365 * 86_400)), false));
-    assert_eq!(webs.service("mail.example.org", "/x"), Some("webmail"));
-    assert_eq!(webs.service("dav.example.org", "/x"), Some("dav"));
+    assert_eq!(webs.route("mail.example.org", "/x").unwrap().service, "webmail");
+    assert_eq!(webs.route("dav.example.org", "/x").unwrap().service, "dav");
     assert_eq!(config.listeners["imaps"].http, HttpListener::default());
     let priority = |path: &str| webs.route("mail.example.org", path).unwrap().priority;
     assert_eq!((priority("/export/x"), priority("/")), (Some(Priority::Background), None));
+    let long_poll = |path: &str| webs.route("mail.example.org", path).unwrap().long_poll;
+    assert_eq!((long_poll("/poll/inbox"), long_poll("/")), (true, false));
     let count = |rate: Option<NonZeroU32>| rate.map(u32::from);
     assert_eq!(count(webs.rates.address_connections), Some(90));
     assert_eq!(count(webs.rates.address_requests), Some(600));

@@ -139,7 +139,8 @@ fn route(
     }
     let priority =
         raw.priority.as_ref().map(|word| table.word("priority", word, &PRIORITIES, &[])).transpose()?;
-    Ok(Route { host, path, service: service.clone(), priority })
+    let long_poll = raw.long_poll.unwrap_or(false);
+    Ok(Route { host, path, service: service.clone(), priority, long_poll })
 }
 
 fn host_name(table: &Table<'_>, written: &Spanned<String>) -> Result<String, ConfigError> {

@@ -5,26 +5,18 @@
 use bascule_protocols::http::replay::Check;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    Request as Asked, Response,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::{Request as Asked, Response};
 use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
-use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
-    dial::connect,
     front,
+    lane::{Line, To},
     request::{Request, target},
 };
-use crate::{
-    config::{HttpService, HttpVersion, ServiceTls},
-    net::{secure::Secure, stream::Leg},
-};
+use crate::config::{HttpService, HttpVersion, ServiceTls};
 
 /// What is looked at is no larger than what was kept.
 const LARGEST: usize = 64 * 1024;
@@ -93,37 +85,14 @@ async fn look(request: &Request, asked: &RequestHeader, method: &str, body: Byte
     let flight = request.flight.as_ref()?;
     let topology = request.conn.world().topology.load();
     let service = topology.pool(flight.pool).http.get(&request.service)?;
-    let tcp = connect(&request.chosen.as_ref()?.server, request.from(service));
     let looking = async {
-        let leg = TokioIo::new(secure(service, tcp.await.ok()?).await.ok()?);
-        let asking = question(asked, method, body, service)?;
-        match service.version {
-            HttpVersion::One => {
-                let (mut sender, connection) = http1::handshake(leg).await.ok()?;
-                ask(sender.send_request(asking), connection).await
-            }
-            HttpVersion::Two => {
-                let (mut sender, connection) = http2::handshake(TokioExecutor::new(), leg).await.ok()?;
-                ask(sender.send_request(asking), connection).await
-            }
-        }
+        let from = request.from(service);
+        let to = To { service, server: &request.chosen.as_ref()?.server, from, version: service.version };
+        let mut line = Line::open(to, &request.conn.world().http.authorities).await.ok()?;
+        let question = question(asked, method, body, service)?;
+        read(line.ask(question).await.ok()?).await
     };
     timeout(service.dial_timeout * 2, looking).await.ok()?
-}
-
-/// The answer, while its connection is driven.
-async fn ask(
-    answer: impl Future<Output = hyper::Result<Response<hyper::body::Incoming>>>,
-    connection: impl Future<Output = hyper::Result<()>>,
-) -> Option<(u16, Bytes)> {
-    let read = async { read(answer.await.ok()?).await };
-    let mut read = std::pin::pin!(read);
-    tokio::select! {
-        biased;
-        answer = &mut read => answer,
-        // What has come is still there.
-        _ = connection => read.await,
-    }
 }
 
 fn question(
@@ -154,21 +123,6 @@ async fn read(answer: Response<hyper::body::Incoming>) -> Option<(u16, Bytes)> {
     let status = answer.status().as_u16();
     let body = Limited::new(answer.into_body(), 2 * LARGEST).collect().await.ok()?;
     Some((status, body.to_bytes()))
-}
-
-async fn secure(service: &HttpService, tcp: TcpStream) -> std::io::Result<Leg> {
-    let verify = match &service.tls {
-        ServiceTls::None => return Ok(Leg::plain(tcp)),
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => verify,
-    };
-    let config = bascule_certs::client_config(verify.ca.as_deref()).map_err(std::io::Error::other)?;
-    let mut config = rustls::ClientConfig::clone(&config);
-    config.alpn_protocols = match service.version {
-        HttpVersion::One => vec![b"http/1.1".to_vec()],
-        HttpVersion::Two => vec![b"h2".to_vec()],
-    };
-    let name = ServerName::try_from(verify.name.clone()).map_err(std::io::Error::other)?;
-    Ok(Leg::tls(Secure::connect(tcp, config.into(), name).await?))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{dial::Wire, two};
 use crate::{
-    config::HttpLimits,
+    config::{HttpLimits, Storage},
     gate::Standing,
     net::stream::Leg,
     session::{
@@ -64,6 +64,8 @@ struct State {
     next: u64,
     /// Requests that wait for the gate or for a server.
     waiting: u16,
+    /// Streams that were open and have no server now: nobody waits for them.
+    adrift: u16,
     /// Requests whose head is whole.
     open: u32,
     /// When the last one ended, or the connection began.
@@ -116,6 +118,7 @@ impl Conn {
             flights: SmallVec::new(),
             next: 0,
             waiting: 0,
+            adrift: 0,
             open: 0,
             last: Instant::now(),
             begun: None,
@@ -194,6 +197,41 @@ impl Conn {
         drop(state);
         self.entry.handle.describe(|info| info.held = count);
         Waiting(self.clone())
+    }
+
+    /// A stream that was open has no server from now on, until the guard is dropped. It hears when the gate moves, and
+    /// neither a drain nor an attach waits for it.
+    pub(super) fn adrift(self: &Arc<Self>) -> Adrift {
+        let mut state = self.state();
+        state.adrift = state.adrift.saturating_add(1);
+        self.say(&state);
+        drop(state);
+        Adrift(self.clone())
+    }
+
+    /// Resolves when what came to a pool in this epoch is to leave it: it was told to, another pool serves, or the process
+    /// ends.
+    pub(super) async fn leaves(&self, epoch: Epoch) {
+        loop {
+            let moved = self.moved.notified();
+            let mut moved = std::pin::pin!(moved);
+            moved.as_mut().enable();
+            if self.is_leaving(epoch) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    fn is_leaving(&self, epoch: Epoch) -> bool {
+        let topology = self.world().topology.load();
+        if *self.closing.borrow() || self.admitted() {
+            return *self.closing.borrow() || topology.epoch != epoch;
+        }
+        // Where nothing that is read may stay, to go at once keeps no drain waiting.
+        let contract = &topology.active().contract;
+        let ends_reads = contract.storage == Storage::Shared || !contract.fence_keeps_reads;
+        self.entry.handle.order().1 == Order::Leave || (self.world().gate.armed() && ends_reads)
     }
 
     /// The head of a request is whole; its body may take so long.
@@ -292,6 +330,7 @@ impl Conn {
             }
             Order::End => {
                 self.closing.send_replace(true);
+                self.moved.notify_waiters();
                 return self.state().open == 0;
             }
         }
@@ -384,7 +423,13 @@ impl State {
         };
         let backend = self.flights.first().map(|one| one.pool);
         let spare = self.flights.iter().map(|one| one.pool).find(|pool| Some(*pool) != backend);
-        Standing { backend, spare, writes: count(true), reads: count(false), waits: self.waiting > 0 }
+        Standing {
+            backend,
+            spare,
+            writes: count(true),
+            reads: count(false),
+            waits: self.waiting > 0 || self.adrift > 0,
+        }
     }
 
     /// How long it may be idle.
@@ -478,6 +523,18 @@ impl Drop for Waiting {
         if count == 0 {
             self.0.obey();
         }
+    }
+}
+
+/// A stream without a server.
+#[derive(Debug)]
+pub(super) struct Adrift(Arc<Conn>);
+
+impl Drop for Adrift {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.adrift = state.adrift.saturating_sub(1);
+        self.0.say(&state);
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
 }
 
 /// Tells the server whose request it is.
-pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
+pub(super) fn introduce(head: &RequestHeader, upstream: &mut RequestHeader, request: &Request) -> Result<()> {
     let lies: Vec<String> =
         upstream.headers.keys().filter(|name| is_origin(name.as_str())).map(ToString::to_string).collect();
     lies.iter().for_each(|name| drop(upstream.remove_header(name.as_str())));
@@ -156,7 +156,7 @@ pub(super) fn introduce(session: &Session, upstream: &mut RequestHeader, request
     }
     let client = conn.entry.handle.peer.ip().to_canonical();
     let scheme = if conn.secure { "https" } else { "http" };
-    let host = authority(session.req_header());
+    let host = authority(head);
     upstream.insert_header("X-Forwarded-For", client.to_string())?;
     upstream.insert_header("X-Real-IP", client.to_string())?;
     upstream.insert_header("X-Forwarded-Proto", scheme)?;

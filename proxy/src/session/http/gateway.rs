@@ -21,7 +21,7 @@ use super::{
     dial::Wire,
     front, hold,
     hold::Stop,
-    loss, peer,
+    lane, loss, peer,
     request::{Ctx, Request},
 };
 
@@ -76,6 +76,7 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         };
         conn.world().http.people.saw(&route.service, session.req_header(), std::time::Instant::now());
+        let long_poll = route.long_poll;
         let has_body = !session.as_mut().is_body_empty();
         // Who takes nothing for so long is not there.
         session.as_mut().set_write_timeout(Some(conn.limits().idle));
@@ -83,8 +84,7 @@ impl ProxyHttp for Gateway {
         if front::too_many_of_one(session, &request).await? {
             return Ok(true);
         }
-        ctx.request = Some(request);
-        Ok(false)
+        lane::take(ctx.request.insert(request), session, long_poll).await
     }
 
     /// The first wait at the gate: here a request that waits too long costs its client no connection.
@@ -160,7 +160,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
-        front::introduce(session, upstream, request)?;
+        front::introduce(session.req_header(), upstream, request)?;
         let may = if session.as_mut().is_body_empty() {
             request.commit()
         } else {
@@ -208,7 +208,8 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() && head.status != 101 {
             return Ok(());
         }
-        answered(request, session, head)?;
+        let kept = !session.as_ref().retry_buffer_truncated();
+        answered(request, session.req_header(), kept, head)?;
         if request.check.doubts(head.status.as_u16()) {
             again::settle(request, session, head).await?;
         }
@@ -292,19 +293,24 @@ impl ProxyHttp for Gateway {
 }
 
 /// What a final answer tells besides what it says, and whether it is one at all.
-fn answered(request: &mut Request, session: &Session, head: &ResponseHeader) -> Result<()> {
+/// `kept`: it can be said again.
+pub(super) fn answered(
+    request: &mut Request,
+    asked: &RequestHeader,
+    kept: bool,
+    head: &ResponseHeader,
+) -> Result<()> {
     let Some((pool, epoch)) = request.flight.as_ref().map(|flight| (flight.pool, flight.epoch)) else {
         return Ok(());
     };
     let conn = request.conn.clone();
     let shared = &conn.world().http;
-    let (asked, status) = (session.req_header(), head.status.as_u16());
+    let status = head.status.as_u16();
     if status == HANDED_BACK {
         return Err(give_up(request, Some(Next::Unknown), "a request that was handed back in part"));
     }
     if shared.credentials.doubtful(&request.service, asked, status, epoch, std::time::Instant::now()) {
         // It said itself that it did nothing.
-        let kept = !session.as_ref().retry_buffer_truncated();
         let next = if kept { Next::Again(Check::None) } else { Next::Busy };
         request.back_off(false);
         conn.world().metrics.http_again.count("unauthorized");

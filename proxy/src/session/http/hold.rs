@@ -126,7 +126,7 @@ async fn queue(
 }
 
 /// Resolves when the client has gone.
-async fn gone(session: &mut Session) {
+pub(super) async fn gone(session: &mut Session) {
     let session = session.as_mut();
     if let Some(closed) = session.watch_h2_stream_close() {
         let _ = closed.await;

@@ -30,7 +30,7 @@ pub(super) fn no_connection(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
 }
 
 /// A server could not be reached. True: there are others, that were not asked yet.
-fn unreachable(request: &mut Request) -> bool {
+pub(super) fn unreachable(request: &mut Request) -> bool {
     let (Some(flight), Some(chosen)) = (&request.flight, &request.chosen) else { return false };
     // A gate that shuts says nothing about a server; neither does being the only one.
     if !flight.admitted() || chosen.of < 2 {

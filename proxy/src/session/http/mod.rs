@@ -13,6 +13,7 @@ mod edge;
 mod front;
 mod gateway;
 mod hold;
+mod lane;
 mod loss;
 mod peer;
 mod people;

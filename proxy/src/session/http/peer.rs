@@ -17,6 +17,7 @@ use pingora_core::{
     utils::tls::{WrappedX509, parse_x509},
 };
 use pingora_http::RequestHeader;
+use rustls::ClientConfig;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
@@ -37,7 +38,14 @@ const STREAMS: usize = 64;
 
 /// Authorities of services, as pingora wants them; those of no file are the system's.
 #[derive(Default)]
-pub(super) struct Authorities(BTreeMap<Option<PathBuf>, Arc<CaType>>);
+pub(super) struct Authorities(BTreeMap<Option<PathBuf>, Authority>);
+
+/// One file's, or the system's.
+struct Authority {
+    wrapped: Arc<CaType>,
+    /// For connections of our own: HTTP/1.1, and HTTP/2.
+    configs: [Arc<ClientConfig>; 2],
+}
 
 impl Authorities {
     pub(super) fn new(config: &Config) -> Result<Self, CertError> {
@@ -46,10 +54,28 @@ impl Authorities {
         for service in services {
             let Some(ca) = authority_of(&service.tls) else { continue };
             if !all.contains_key(ca) {
-                all.insert(ca.clone(), wrapped(ca.as_deref())?);
+                all.insert(ca.clone(), Authority::new(ca.as_deref())?);
             }
         }
         Ok(Self(all))
+    }
+
+    /// For a connection of our own to a service; `None`: it is clear text.
+    pub(super) fn config(&self, tls: &ServiceTls, version: HttpVersion) -> Option<Arc<ClientConfig>> {
+        let [one, two] = &self.0.get(authority_of(tls)?)?.configs;
+        Some(if version == HttpVersion::Two { two } else { one }.clone())
+    }
+}
+
+impl Authority {
+    fn new(ca: Option<&Path>) -> Result<Self, CertError> {
+        let config = bascule_certs::client_config(ca)?;
+        let speaking = |name: &[u8]| {
+            let mut config = ClientConfig::clone(&config);
+            config.alpn_protocols = vec![name.to_vec()];
+            Arc::new(config)
+        };
+        Ok(Self { wrapped: wrapped(ca)?, configs: [speaking(b"http/1.1"), speaking(b"h2")] })
     }
 }
 
@@ -100,7 +126,8 @@ pub(super) fn choose(
     };
     peer.group_key = hash(&(key, alone));
     let options = &mut peer.options;
-    options.ca = authority_of(&service.tls).and_then(|ca| shared.authorities.0.get(ca).cloned());
+    options.ca =
+        authority_of(&service.tls).and_then(|ca| shared.authorities.0.get(ca).map(|one| one.wrapped.clone()));
     match service.version {
         HttpVersion::One => options.set_http_version(1, 1),
         HttpVersion::Two => options.set_http_version(2, 2),

@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use super::{
     conn::{Conn, Flight, Open},
     dial::Wire,
+    lane::Stream,
     places::Place,
     servers::Chosen,
 };
@@ -71,6 +72,10 @@ pub(super) struct Request {
     pub(super) verdict: Option<Next>,
     /// Its answer is replaced: the body of the server's is not passed on.
     pub(super) replaced: bool,
+    /// It had a server before.
+    pub(super) moved: bool,
+    /// Its place among the streams, if it is one.
+    pub(super) stream: Option<Stream>,
 }
 
 /// What pingora keeps of a body: its own constant, which cannot be set.
@@ -115,6 +120,8 @@ impl Request {
             pause: Duration::ZERO,
             verdict: None,
             replaced: false,
+            moved: false,
+            stream: None,
         }
     }
 
@@ -171,12 +178,8 @@ impl Request {
             self.policy.read_only = known::reads_only(target(head), kind.unwrap_or_default(), &whole);
         }
         let next = self.policy.after_loss(self.sent, received(session), body);
-        if !gate && self.sent == Sent::All && matches!(next, Next::Again(_)) {
-            self.losses += 1;
-            if self.losses >= LOSSES {
-                self.conn.world().metrics.http_again.count("poisoned");
-                return Next::Busy;
-            }
+        if !gate && self.sent == Sent::All && matches!(next, Next::Again(_)) && self.outlived_enough() {
+            return Next::Busy;
         }
         if let Next::Again(check) = next {
             // What an earlier try may have done stays done.
@@ -191,6 +194,23 @@ impl Request {
     pub(super) fn over(&mut self) {
         (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);
         self.place = None;
+    }
+
+    /// One more server was lost with all of it. True: it is said to no further one.
+    pub(super) fn outlived_enough(&mut self) -> bool {
+        self.losses += 1;
+        if self.losses >= LOSSES {
+            self.conn.world().metrics.http_again.count("poisoned");
+        }
+        self.losses >= LOSSES
+    }
+
+    /// It goes to another server, and may take its time anew.
+    pub(super) fn begin_again(&mut self) {
+        self.over();
+        (self.trouble, self.not_before, self.pause, self.losses) = (None, None, Duration::ZERO, 0);
+        self.avoided.clear();
+        self.moved = true;
     }
 
     /// The first try after a loss comes at once; those after it take their time.

@@ -14,14 +14,16 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default_h2_options};
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
+use tokio::sync::Semaphore;
 
 use super::{
-    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, peer::Authorities, people::People,
-    places::Places, servers::Servers,
+    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, lane::Open, peer::Authorities,
+    people::People, places::Places, servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
     session::World,
+    topology::Epoch,
 };
 use anyhow::Context as _;
 
@@ -37,12 +39,15 @@ const NOTHING: &str = "/dev/null";
 const TRIES: usize = 10_000;
 
 /// What all connections of HTTP share.
-#[derive(Default)]
 pub struct Shared {
     proxies: ThreadLocal<Proxy>,
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
+    /// How many streams may ask a pool at once that has just taken over.
+    pub(super) turns: Semaphore,
+    /// Streams that are open.
+    pub(super) streams: Open,
     pub(super) people: People,
     pub(super) servers: Servers,
     pub(super) places: Places,
@@ -55,6 +60,23 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            proxies: ThreadLocal::new(),
+            requests: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            authorities: Authorities::default(),
+            turns: Semaphore::new(1),
+            streams: Open::default(),
+            servers: Servers::default(),
+            credentials: Credentials::default(),
+            people: People::default(),
+            places: Places::default(),
+        }
+    }
+}
+
 impl Shared {
     /// For the services of a configuration. A wrong file is found here.
     pub fn new(config: &Config) -> Result<Self, bascule_certs::CertError> {
@@ -62,8 +84,14 @@ impl Shared {
             authorities: Authorities::new(config)?,
             people: People::new(config),
             places: Places::new(config),
+            turns: Semaphore::new(config.cutover.restore_concurrency),
             ..Self::default()
         })
+    }
+
+    /// Streams that found their server before this epoch, and have not left it or found another.
+    pub fn behind(&self, epoch: Epoch) -> usize {
+        self.streams.before(epoch)
     }
 
     /// How many sessions of people there are with a service whose cookie is configured.

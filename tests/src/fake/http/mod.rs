@@ -7,6 +7,7 @@ mod message;
 mod serve;
 mod shelf;
 mod speech;
+mod streams;
 
 use std::{
     net::SocketAddr,
@@ -48,8 +49,10 @@ pub enum At {
     Stall(Stall),
     /// Nothing breaks: it waits with the answer.
     Withhold(Stall),
-    /// Nothing breaks: it waits once so many bytes of the answer were sent.
+    /// Nothing breaks: it waits once so many bytes of the answer, of every event or of what comes back were sent.
     Pause(usize, Stall),
+    /// Nothing breaks: there are no events here.
+    NoEvents,
 }
 
 /// What happens to requests whose target contains `path`, so many times.

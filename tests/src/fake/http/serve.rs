@@ -4,11 +4,12 @@
 
 use std::io;
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
 use super::{
     At, Shared,
     message::{Head, Pieces},
+    streams,
 };
 
 /// A connection that a fault has ended.
@@ -31,8 +32,8 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
             return Err(dropped());
         }
         if head.field("upgrade").is_some() {
-            shared.note(seen, 0, true);
-            return echo(io).await;
+            shared.note(seen, 0, false);
+            return streams::echo(shared, io, seen, fault.as_ref()).await;
         }
         if head.field("expect").is_some() {
             io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
@@ -43,6 +44,9 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
             Some(At::Whole) => return Err(dropped()),
             Some(At::Stall(stall)) => stall.wait().await,
             _ => {}
+        }
+        if head.field("accept") == Some("text/event-stream") && !matches!(fault, Some(At::NoEvents)) {
+            return streams::events(shared, io, &head, fault.as_ref()).await;
         }
         let (status, fields, said) = match &fault {
             Some(At::Say(status, fields)) => (*status, (*fields).to_owned(), shared.name.into()),
@@ -103,18 +107,4 @@ async fn say(io: &mut (impl AsyncWrite + Unpin), answer: &[u8], fault: Option<&A
         _ => io.write_all(answer).await,
     }?;
     io.flush().await
-}
-
-/// What follows an upgrade comes back as it came.
-async fn echo(mut io: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    io.write_all(switch.as_bytes()).await?;
-    let mut bytes = [0; 1024];
-    loop {
-        match io.read(&mut bytes).await? {
-            0 => return Ok(()),
-            n => io.write_all(&bytes[..n]).await?,
-        }
-    }
 }

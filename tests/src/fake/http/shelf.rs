@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
+use tokio::sync::watch;
+
 use super::{lock, message::Head};
 
 /// What a POST left.
@@ -22,6 +24,10 @@ pub struct Effect {
 pub struct Shelf {
     effects: Mutex<Vec<Effect>>,
     resources: Mutex<BTreeMap<String, Resource>>,
+    /// In their order, from number 1 on.
+    news: Mutex<Vec<String>>,
+    /// Changes with them; true: there will be no more.
+    published: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +68,32 @@ impl Shelf {
             Resource::File { body, .. } => Some(body.clone()),
             Resource::Collection => None,
         }
+    }
+
+    /// One more piece of news; returns its number.
+    pub fn publish(&self, text: &str) -> usize {
+        let mut news = lock(&self.news);
+        news.push(text.to_owned());
+        self.published.send_modify(|_| {});
+        news.len()
+    }
+
+    /// Streams of news end when everything is told.
+    pub fn end_news(&self) {
+        self.published.send_replace(true);
+    }
+
+    /// The news after this number.
+    pub(super) fn news(&self, after: usize) -> Vec<String> {
+        lock(&self.news).get(after..).unwrap_or_default().to_vec()
+    }
+
+    pub(super) fn are_over(&self) -> bool {
+        *self.published.borrow()
+    }
+
+    pub(super) fn published(&self) -> watch::Receiver<bool> {
+        self.published.subscribe()
     }
 
     pub(super) fn carry_out(&self, server: &'static str, head: &Head, body: Vec<u8>) -> Said {

@@ -22,7 +22,7 @@ pub enum Speech {
     /// HTTP/1.1
     #[default]
     One,
-    /// HTTP/2 from the first byte; what breaks there is `Head` and `Done`.
+    /// HTTP/2 from the first byte; what breaks there is `Head` and `Done`, and what waits `Stall`.
     Two,
     /// The same; the first connection ends with GOAWAY before it looks at any request.
     TwoAway,
@@ -95,6 +95,9 @@ async fn answer(
         shared.note(seen, body.len(), false);
     }
     shared.note(seen, body.len(), true);
+    if let Some(At::Stall(stall)) = &fault {
+        stall.wait().await;
+    }
     let head = Head { method, target, text };
     let (status, fields, said) = shared.carry_out(&head, body);
     if let Some(At::Done) = fault {

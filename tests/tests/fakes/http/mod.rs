@@ -11,6 +11,8 @@ mod passing;
 mod proofs;
 mod servers;
 mod smuggling;
+mod sockets;
+mod streams;
 
 use bascule_tests::http::{Client, Two};
 

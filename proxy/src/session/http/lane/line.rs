@@ -1,0 +1,97 @@
+//! A connection to a server that carries one request and its answer.
+//!
+//! Rule: who lets go of it ends it, whatever it carries.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::task::JoinHandle;
+
+use super::super::{dial, peer::Authorities};
+use crate::{
+    config::{HttpService, HttpVersion, ServiceTls},
+    net::{secure::Secure, stream::Leg},
+};
+
+/// A server that is silent for so long is asked by the kernel whether it is there: nobody else would ask.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A connection with one request.
+pub(in super::super) struct Line {
+    sender: Sender,
+    task: JoinHandle<()>,
+}
+
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Where a line leads.
+pub(in super::super) struct To<'a> {
+    pub(in super::super) service: &'a HttpService,
+    pub(in super::super) server: &'a str,
+    /// The client and the address that it came to, where a PROXY header says so.
+    pub(in super::super) from: Option<(SocketAddr, SocketAddr)>,
+    /// What is spoken.
+    pub(in super::super) version: HttpVersion,
+}
+
+impl Line {
+    /// Connects.
+    pub(in super::super) async fn open(to: To<'_>, authorities: &Authorities) -> io::Result<Self> {
+        let tcp = dial::connect(to.server, to.from).await?;
+        SockRef::from(&tcp)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+        let leg = match (&to.service.tls, authorities.config(&to.service.tls, to.version)) {
+            (ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify), Some(config)) => {
+                let name = ServerName::try_from(verify.name.clone()).map_err(io::Error::other)?;
+                Leg::tls(Secure::connect(tcp, config, name).await?)
+            }
+            (ServiceTls::None, _) => Leg::plain(tcp),
+            (ServiceTls::Starttls(_) | ServiceTls::Implicit(_), None) => {
+                return Err(io::Error::other("nobody vouches for this service"));
+            }
+        };
+        let io = TokioIo::new(leg);
+        match to.version {
+            HttpVersion::One => {
+                let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+                let task = tokio::spawn(async move { drop(connection.with_upgrades().await) });
+                Ok(Self { sender: Sender::One(sender), task })
+            }
+            HttpVersion::Two => {
+                let executor = TokioExecutor::new();
+                let (sender, connection) = http2::handshake(executor, io).await.map_err(io::Error::other)?;
+                let task = tokio::spawn(async move { drop(connection.await) });
+                Ok(Self { sender: Sender::Two(sender), task })
+            }
+        }
+    }
+
+    /// Sends the request; returns the answer's head.
+    pub(in super::super) async fn ask(
+        &mut self,
+        question: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
+            Sender::One(sender) => sender.send_request(question).await,
+            Sender::Two(sender) => sender.send_request(question).await,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The lane of what outlives a server: streams of events, long polls, WebSockets. A client of our own asks for them, on a
+//! connection for each, behind the same gate.
+//!
+//! Rule: they leave a pool when it is left, and never before; no drain, attach or limit of held requests counts them.
+
+mod events;
+mod find;
+mod line;
+mod open;
+mod pass;
+mod question;
+mod socket;
+
+use bascule_protocols::http::lane::{Asked, Lane, by_body};
+use hyper::{Response, body::Incoming};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use self::question::Question;
+pub(super) use self::{
+    line::{Line, To},
+    open::{Open, Stream},
+};
+use super::{
+    answer, front,
+    hold::{self, Stop},
+    request::{KEPT, Request, target},
+};
+
+/// A server's answer, and the connection on which it comes.
+struct Found {
+    line: Line,
+    answer: Response<Incoming>,
+}
+
+/// Serves a request that has a lane. False: it has none, and its body is where it was or is kept.
+pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll: bool) -> Result<bool> {
+    let head = session.req_header();
+    let Some(asked) = asked(head, long_poll) else { return Ok(false) };
+    let lane = match asked.lane() {
+        None if asked.may_wait() => by_body(&body(request, session).await?),
+        lane => lane,
+    };
+    let Some(lane) = lane else { return Ok(false) };
+    // Boxed, so that other requests do not carry its room.
+    Box::pin(serve(request, session, lane)).await?;
+    Ok(true)
+}
+
+/// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
+fn asked(head: &RequestHeader, poll: bool) -> Option<Asked<'_>> {
+    let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    (is_small(head) && head.version > http::Version::HTTP_10).then(|| Asked {
+        method: head.method.as_str(),
+        target: target(head),
+        accept: field("accept"),
+        upgrade: field("upgrade"),
+        request_type: field("x-requesttype"),
+        poll,
+    })
+}
+
+/// Whether its body is small enough to be kept, and comes without being asked for.
+fn is_small(head: &RequestHeader) -> bool {
+    let framed = head.headers.contains_key("transfer-encoding");
+    !framed && !head.headers.contains_key("expect") && front::length(head).is_none_or(|length| length <= KEPT)
+}
+
+/// Reads the whole body. It is kept besides, for whoever serves the request in the end.
+async fn body(request: &mut Request, session: &mut Session) -> Result<bytes::Bytes> {
+    let session = session.as_mut();
+    if session.is_body_empty() {
+        return Ok(bytes::Bytes::new());
+    }
+    session.enable_retry_buffering();
+    session.drain_request_body().await.map_err(Error::into_down)?;
+    request.open.whole();
+    if session.retry_buffer_truncated() {
+        return Err(Error::explain(ErrorType::HTTPStatus(413), "more than was announced").into_down());
+    }
+    Ok(session.get_retry_buffer().unwrap_or_default())
+}
+
+async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Result<()> {
+    // What is known to be read does not count as a write, whatever its method says.
+    (request.policy.read_only, request.lasting) = (true, true);
+    match hold::pass(request, session).await {
+        Ok(()) => {}
+        Err(stop) => return give_up(request, session, stop).await,
+    }
+    request.stream = Some(Stream::open(request, lane));
+    let body = body(request, session).await?;
+    let question = Question::new(session.req_header(), body, lane);
+    let found = tokio::select! {
+        found = find::find(request, &question) => found,
+        () = hold::gone(session) => Err(Stop::Gone),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(stop) => return give_up(request, session, stop).await,
+    };
+    match lane {
+        Lane::Events if events::is_stream(&found.answer) => {
+            events::serve(request, session, question, found).await
+        }
+        Lane::Socket if found.answer.status() == 101 => socket::serve(request, session, found).await,
+        Lane::Events | Lane::Poll | Lane::Socket => pass::pass(request, session, found).await,
+    }
+}
+
+/// Nobody answers it.
+async fn give_up(request: &mut Request, session: &mut Session, stop: Stop) -> Result<()> {
+    match stop {
+        Stop::Gone => Err(gone()),
+        Stop::Busy(limit) => {
+            let metrics = &request.conn.world().metrics;
+            if !*request.conn.closing.borrow() {
+                metrics.limits_hit.count(limit);
+            }
+            metrics.http_requests.count("busy");
+            request.over();
+            answer::take_rest(session).await;
+            request.open.whole();
+            answer::busy(session).await
+        }
+    }
+}
+
+fn gone() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, "the client has gone").into_down()
+}

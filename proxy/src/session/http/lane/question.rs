@@ -1,0 +1,138 @@
+//! A client's request as it is asked of a server, as often as that is needed.
+//!
+//! Rule: fields that are for one connection only are never passed on, in neither direction.
+
+use bascule_protocols::http::lane::Lane;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::Full;
+use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::super::{
+    front,
+    request::{Request, target},
+};
+use crate::config::{HttpService, HttpVersion, ServiceTls};
+
+/// Fields of one connection (RFC 9110 §7.6.1), and what hyper writes itself.
+const HOPS: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "http2-settings",
+    "host",
+];
+
+/// What is asked.
+pub(super) struct Question {
+    head: RequestHeader,
+    body: Bytes,
+    lane: Lane,
+}
+
+impl Question {
+    pub(super) fn new(head: &RequestHeader, body: Bytes, lane: Lane) -> Self {
+        Self { head: head.clone(), body, lane }
+    }
+
+    pub(super) fn head(&self) -> &RequestHeader {
+        &self.head
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// What is spoken to a server: only HTTP/1.1 can be upgraded.
+    pub(super) fn version(&self, configured: HttpVersion) -> HttpVersion {
+        if self.lane == Lane::Socket { HttpVersion::One } else { configured }
+    }
+
+    /// The id of the last event that the client has heard of.
+    pub(super) fn last_id(&self) -> &[u8] {
+        self.head.headers.get("last-event-id").map_or(b"", |value| value.as_bytes())
+    }
+
+    /// From now on it asks for what comes after this event.
+    pub(super) fn set_last_id(&mut self, id: &[u8]) {
+        self.head.remove_header("last-event-id");
+        if let (Ok(value), false) = (HeaderValue::from_bytes(id), id.is_empty()) {
+            // One more field fits.
+            let _ = self.head.insert_header("Last-Event-ID", value);
+        }
+    }
+
+    /// As the server reads it.
+    pub(super) fn said(
+        &self,
+        request: &Request,
+        service: &HttpService,
+    ) -> Result<http::Request<Full<Bytes>>> {
+        let mut told = self.head.clone();
+        front::introduce(&self.head, &mut told, request)?;
+        let (host, version) = (front::authority(&self.head), self.version(service.version));
+        let uri = match (version, &service.tls) {
+            (HttpVersion::One, _) => target(&self.head).to_owned(),
+            (HttpVersion::Two, ServiceTls::None) => format!("http://{host}{}", target(&self.head)),
+            (HttpVersion::Two, _) => format!("https://{host}{}", target(&self.head)),
+        };
+        let mut said = http::Request::builder().method(self.head.method.clone()).uri(uri);
+        if let Some(fields) = said.headers_mut() {
+            copy(&told.headers, fields);
+            join_cookies(fields);
+            match self.lane {
+                Lane::Events => drop(fields.remove("accept-encoding")),
+                Lane::Socket => {
+                    fields.insert("connection", HeaderValue::from_static("Upgrade"));
+                    fields.insert("upgrade", HeaderValue::from_static("websocket"));
+                }
+                Lane::Poll => {}
+            }
+            if version == HttpVersion::One {
+                let host = HeaderValue::from_str(host);
+                fields.insert("host", host.or_err(ErrorType::InvalidHTTPHeader, "host")?);
+            }
+        }
+        said.body(Full::new(self.body.clone()))
+            .map_err(|error| Error::explain(ErrorType::InvalidHTTPHeader, error.to_string()))
+    }
+}
+
+/// All fields that are for whoever comes next.
+fn copy(from: &HeaderMap, to: &mut HeaderMap) {
+    let named = from.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<String> =
+        named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+    let goes = |name: &HeaderName| {
+        !HOPS.contains(&name.as_str()) && !named.iter().any(|other| other == name.as_str())
+    };
+    for (name, value) in from.iter().filter(|(name, _)| goes(name)) {
+        to.append(name.clone(), value.clone());
+    }
+}
+
+/// HTTP/2 may cut them into crumbs (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let all: Vec<&[u8]> = fields.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
+    {
+        fields.insert("cookie", one);
+    }
+}
+
+/// The head of an answer without what is for one connection only.
+pub(super) fn head<T>(answer: &http::Response<T>) -> Result<ResponseHeader> {
+    let mut fields = HeaderMap::new();
+    copy(answer.headers(), &mut fields);
+    let mut head = ResponseHeader::build(answer.status(), Some(fields.len() + 4))?;
+    for (name, value) in &fields {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    Ok(head)
+}
