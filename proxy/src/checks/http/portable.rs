@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     checks::Answer,
-    config::{Account, Config, HttpService, HttpWrites, Pool, WebSession},
+    config::{Account, Config, HttpService, HttpWrites, Pool, Route, WebSession},
     session::World,
     topology::PoolId,
 };
@@ -225,8 +225,11 @@ fn shown(found: Result<Vec<String>, String>, new: bool) -> Look {
 async fn leaks(config: &Config, service: &HttpService, name: &str) -> Result<Vec<String>, String> {
     let routes = || config.listeners.values().flat_map(|listener| &listener.http.routes);
     let inside = inside(config, &routes().filter_map(|route| route.host.clone()).collect());
-    let mut paths: BTreeSet<String> =
-        routes().filter(|route| route.service == name).map(|route| route.path.clone()).collect();
+    let mut paths: BTreeSet<String> = routes()
+        .filter(asks_at_once)
+        .filter(|route| route.service == name)
+        .map(|route| route.path.clone())
+        .collect();
     let pages = |session: &WebSession| [session.login.clone(), session.page.clone()];
     paths.extend(service.proof.session.iter().flat_map(pages));
     let mut found = BTreeSet::new();
@@ -248,6 +251,11 @@ async fn leaks(config: &Config, service: &HttpService, name: &str) -> Result<Vec
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// What is answered when something happens would keep an operator waiting for it.
+fn asks_at_once(route: &&Route) -> bool {
+    !route.long_poll
 }
 
 /// The names of the pools' servers, as far as they are not clients' names for the proxy as well.
