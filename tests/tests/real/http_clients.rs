@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    scene::{all_moved, patient},
-    smtp_rig,
+    scene::patient,
+    smtp_rig::{self, went_well},
 };
 
 /// Dovecots, web sites beside them, and a proxy in front of all.
@@ -59,7 +59,7 @@ async fn curl_gets_every_page_while_sites_move_there_and_back() {
         });
     }
     for to in ["new", "old"] {
-        all_moved(&proxy.cutover(to).await.unwrap());
+        went_well(&proxy.cutover(to).await.unwrap());
     }
     leave.send_replace(true);
     for runs in crowd.join_all().await {
@@ -84,7 +84,7 @@ async fn a_calendar_program_goes_on_with_the_other_server_and_every_event_is_the
                 event = next(&mut said, &mut program) => taken.push(event),
             }
         };
-        all_moved(&ran);
+        went_well(&ran);
     }
     for _ in 0..5 {
         taken.push(next(&mut said, &mut program).await);
