@@ -2,7 +2,7 @@
 //!
 //! Rule: early, never inside a message, and never by silence.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bascule_tests::{
     client::{Client as Imap, Security},
@@ -113,6 +113,30 @@ async fn where_places_are_scarce_servers_go_first_then_people_and_printers_never
     rig.proxy.until(|status| status["sessions"] == 11).await.unwrap();
     assert!(rig.mail(&mut rig.mailer(Door::Relay).await, &[BOB], 100).await);
     rig.all_told().await;
+}
+
+#[tokio::test]
+async fn where_places_are_scarce_a_server_that_says_nothing_goes_and_nobody_else() {
+    let rig = Plan::replicated().limits("connections = 40\n").mail("none", "").start(USERS).await;
+    let mut silent = rig.mailer(Door::Relay).await;
+    let mut inside = rig.mailer(Door::Relay).await;
+    inside.command(&format!("MAIL FROM:<{FROM}>")).await.unwrap().ok().unwrap();
+    let mut others = [rig.mailer(Door::Submission).await, rig.mailer(Door::Lmtp).await];
+    silent.set_patience(Duration::from_secs(60));
+    let mut crowd = Vec::new();
+    // Each listener has a place for whoever comes next.
+    for _ in 0..24 {
+        crowd.push(Imap::connect(rig.proxy.clear(), Security::Plain).await.unwrap());
+    }
+    let words = silent.closed().await.unwrap().unwrap();
+    assert!(words.starts_with("421 "), "{words}");
+    let reached = "bascule_limits_hit_total{limit=\"autologout\"}";
+    assert_eq!(rig.proxy.metric(reached).await.unwrap(), 1.0);
+    // A message is never cut for that, and people and deliveries stay.
+    inside.command(&format!("RCPT TO:<{BOB}>")).await.unwrap().ok().unwrap();
+    for client in &mut others {
+        client.command("NOOP").await.unwrap().ok().unwrap();
+    }
 }
 
 #[tokio::test]
