@@ -2,48 +2,52 @@
 //!
 //! Rule: what was not answered is told apart by whether it was sent: only what was never sent has no effect for certain.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    HeaderMap, Request,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::{
-    net::TcpStream,
-    task::JoinHandle,
-    time::{error::Elapsed, timeout},
-};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{HeaderMap, Request, body::Incoming};
+use tokio::time::{error::Elapsed, timeout};
 
 use crate::{
     checks::server::PATIENCE,
     config::{HttpAddress, HttpService, HttpVersion, ServiceTls},
-    net::{proxy_protocol, secure::Secure, stream::Leg},
+    session::http::{
+        Shared,
+        line::{Line, To},
+    },
 };
 
 /// The most of a page that is looked at.
 const LARGEST: usize = 256 * 1024;
+/// Whose requests these are, for servers that are told; no port is 0 (as in proofs by mail).
+const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 1);
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) http: &'a Shared,
+    pub(super) service: &'a HttpService,
+    pub(super) server: &'a str,
+    /// The name by which clients reach it.
+    pub(super) host: &'a str,
+}
 
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Talk {
-    sender: Sender,
-    task: JoinHandle<()>,
+    line: Line,
     host: String,
+    version: HttpVersion,
     secure: bool,
+    told: bool,
 }
 
-#[derive(Debug)]
-enum Sender {
-    One(http1::SendRequest<Full<Bytes>>),
-    Two(http2::SendRequest<Full<Bytes>>),
-}
-
-/// An answer.
+/// An answer; of a long page the beginning.
 #[derive(Debug, Clone)]
 pub(super) struct Said {
     pub(super) status: u16,
@@ -80,82 +84,54 @@ pub(super) enum Lost {
     Nonsense(String),
 }
 
-impl Drop for Talk {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Talk {
-    /// Connects; requests will be for `host`.
-    pub(super) async fn open(service: &HttpService, server: &str, host: &str) -> io::Result<Self> {
-        let opened = timeout(service.dial_timeout, Self::connect(service, server, host)).await;
-        opened.unwrap_or_else(|_: Elapsed| {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no connection within {:?}", service.dial_timeout),
-            ))
-        })
-    }
-
-    async fn connect(service: &HttpService, server: &str, host: &str) -> io::Result<Self> {
-        let leg = dial(service, server).await?;
-        let io = TokioIo::new(leg);
-        let (sender, task) = match service.version {
-            HttpVersion::One => {
-                let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
-                (Sender::One(sender), tokio::spawn(async move { drop(connection.await) }))
-            }
-            HttpVersion::Two => {
-                let shaken = http2::handshake(TokioExecutor::new(), io).await;
-                let (sender, connection) = shaken.map_err(io::Error::other)?;
-                (Sender::Two(sender), tokio::spawn(async move { drop(connection.await) }))
-            }
-        };
-        let secure = !matches!(service.tls, ServiceTls::None);
-        Ok(Self { sender, task, host: host.to_owned(), secure })
+    /// Connects.
+    pub(super) async fn open(at: At<'_>) -> io::Result<Self> {
+        let At { http, service, server, host } = at;
+        let from = (service.client_address == HttpAddress::ProxyV2)
+            .then(|| (SocketAddr::from(CLIENT), SocketAddr::from(CLIENT)));
+        let opening = http.line(To { service, server, from, version: service.version });
+        let limit = service.dial_timeout;
+        let line = timeout(limit, opening).await.unwrap_or_else(|_: Elapsed| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")))
+        })?;
+        let (secure, told) =
+            (!matches!(service.tls, ServiceTls::None), service.client_address == HttpAddress::Headers);
+        Ok(Self { line, host: host.to_owned(), version: service.version, secure, told })
     }
 
     /// Whether the server ends the connection within `wait`.
     pub(super) async fn ended(&mut self, wait: Duration) -> bool {
-        timeout(wait, &mut self.task).await.is_ok()
+        self.line.ended(wait).await
     }
 
     /// Asks, and reads the answer.
     pub(super) async fn ask(&mut self, ask: Ask<'_>) -> Result<Said, Lost> {
         let request = self.request(ask)?;
         let answer = timeout(PATIENCE, async {
-            let sent = match &mut self.sender {
-                Sender::One(sender) => {
-                    sender.ready().await.map_err(|_| Lost::Unsent)?;
-                    sender.send_request(request).await
-                }
-                Sender::Two(sender) => {
-                    sender.ready().await.map_err(|_| Lost::Unsent)?;
-                    sender.send_request(request).await
-                }
-            };
-            let unanswered = |error: hyper::Error| match error.is_canceled() {
-                true => Lost::Unsent,
-                false => Lost::Unanswered(error.to_string()),
-            };
-            let (head, body) = sent.map_err(unanswered)?.into_parts();
-            let body = Limited::new(body, LARGEST).collect().await;
-            let body = body.map_err(|error| Lost::Unanswered(error.to_string()))?;
-            Ok(Said { status: head.status.as_u16(), fields: head.headers, body: body.to_bytes() })
+            self.line.ready().await.map_err(|_| Lost::Unsent)?;
+            let (head, body) = self.line.ask(request).await.map_err(unanswered)?.into_parts();
+            let body = beginning(body).await.map_err(unanswered)?;
+            Ok(Said { status: head.status.as_u16(), fields: head.headers, body })
         });
         answer.await.unwrap_or_else(|_: Elapsed| Err(Lost::Unanswered(format!("within {PATIENCE:?}"))))
     }
 
     fn request(&self, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Lost> {
         let mut request = Request::builder().method(ask.method).header("User-Agent", "bascule");
-        request = match self.sender {
-            Sender::One(_) => request.uri(ask.path).header("Host", &self.host),
-            Sender::Two(_) => {
+        request = match self.version {
+            HttpVersion::One => request.uri(ask.path).header("Host", &self.host),
+            HttpVersion::Two => {
                 let scheme = if self.secure { "https" } else { "http" };
                 request.uri(format!("{scheme}://{}{}", self.host, ask.path))
             }
         };
+        if self.told {
+            // As a client's: a server that wants TLS would send anybody else away.
+            let client = CLIENT.0.to_string();
+            request = request.header("X-Forwarded-For", client).header("X-Forwarded-Proto", "https");
+            request = request.header("X-Forwarded-Host", &self.host);
+        }
         for (name, value) in ask.fields {
             request = request.header(*name, *value);
         }
@@ -165,22 +141,18 @@ impl Talk {
     }
 }
 
-async fn dial(service: &HttpService, server: &str) -> io::Result<Leg> {
-    let mut tcp = TcpStream::connect(server).await?;
-    if service.client_address == HttpAddress::ProxyV2 {
-        let (local, there) = (tcp.local_addr()?, tcp.peer_addr()?);
-        tokio::io::AsyncWriteExt::write_all(&mut tcp, &proxy_protocol::header(local, there)).await?;
+fn unanswered(error: hyper::Error) -> Lost {
+    if error.is_canceled() { Lost::Unsent } else { Lost::Unanswered(error.to_string()) }
+}
+
+/// As much of a body as is looked at. What is left of it ends with the connection.
+async fn beginning(mut body: Incoming) -> hyper::Result<Bytes> {
+    let mut all = BytesMut::new();
+    while all.len() < LARGEST
+        && let Some(frame) = body.frame().await
+    {
+        all.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
     }
-    match &service.tls {
-        ServiceTls::None => Ok(Leg::plain(tcp)),
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => {
-            let shared = bascule_certs::client_config(verify.ca.as_deref()).map_err(io::Error::other)?;
-            let mut config = ClientConfig::clone(&shared);
-            if service.version == HttpVersion::Two {
-                config.alpn_protocols = vec![b"h2".to_vec()];
-            }
-            let name = ServerName::try_from(verify.name.clone()).map_err(io::Error::other)?;
-            Ok(Leg::tls(Secure::connect(tcp, Arc::new(config), name).await?))
-        }
-    }
+    all.truncate(LARGEST);
+    Ok(all.freeze())
 }

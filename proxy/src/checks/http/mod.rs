@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// The services of a pool by servers that no other pool has as well: those that its fence is to stop.
-pub(super) fn by_http(
-    world: &World,
+pub(super) fn by_http<'a>(
+    world: &'a World,
     pool: PoolId,
     account: &Account,
-) -> Result<Vec<(String, ByHttp)>, String> {
+) -> Result<Vec<(String, ByHttp<'a>)>, String> {
     let config = world.topology.load().pool(pool).clone();
     let mut ways = Vec::new();
     for (name, service) in &config.http {
@@ -31,7 +31,8 @@ pub(super) fn by_http(
         for server in own(&world.config, &config, name) {
             let host = host(&world.config, name);
             let (service, account, path) = (service.clone(), account.clone(), path.clone());
-            ways.push((format!("http {name}"), ByHttp { service, server, host, account, path }));
+            let http = &world.http;
+            ways.push((format!("http {name}"), ByHttp { http, service, server, host, account, path }));
         }
     }
     Ok(ways)

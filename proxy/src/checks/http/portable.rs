@@ -3,19 +3,20 @@
 //!
 //! Rule: a session is portable when the other pool shows its page for it, and shows it to nobody without.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
-    ask::{Ask, Said, Talk},
+    ask::{Ask, At, Said, Talk},
     host, own, unsaid,
 };
 use crate::{
-    checks::Answer,
-    config::{Account, Config, HttpService, HttpWrites, Pool, Route, WebSession},
-    session::World,
+    checks::{Answer, mail},
+    config::{Account, Config, HttpService, HttpWrites, Pool, Route, StandbyLogin, WebSession},
+    session::{World, http::Shared},
     topology::PoolId,
 };
 
@@ -30,6 +31,8 @@ pub enum Look {
     Bad(Answer),
 }
 
+/// Longest look at one thing: an operator waits for all of them.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Redirects that are followed.
 const HOPS: usize = 5;
 
@@ -44,18 +47,47 @@ pub async fn look(world: &World, from: PoolId, to: PoolId, allowed: usize) -> Ve
         for pool in [&old, &new] {
             all.extend(fence(&world.config, pool, name).map(|look| (label("fence of", pool), look)));
         }
+        let host = &*host(&world.config, name);
+        let site = |service| Site { http: &world.http, service, host };
         for (pool, service) in [(&old, service), (&new, theirs)] {
-            let found = leaks(&world.config, service, name).await;
+            let found = timeout(LONGEST, leaks(&world.config, site(service), name)).await;
+            let found = found.unwrap_or_else(|_| Err(format!("it takes longer than {LONGEST:?}")));
             all.push((label("names shown by", pool), shown(found, pool.name == new.name)));
         }
         if let (Some(session), Some(account)) = (&service.proof.session, old.probes.first()) {
-            let live = world.http.people(name);
-            let both = Both { old: service, new: theirs, session, account, host: host(&world.config, name) };
-            let portable = both.portable().await;
-            all.push((label("sessions on", &new), kept(portable, live, allowed)));
+            let both = Both { old: site(service), new: site(theirs), session, account };
+            let portable = match new.contract.standby_login {
+                StandbyLogin::Yes => timeout(LONGEST, both.portable())
+                    .await
+                    .unwrap_or_else(|_| Portable::NotAsked(format!("it takes longer than {LONGEST:?}"))),
+                // To be somebody there is to be logged in.
+                StandbyLogin::No | StandbyLogin::Forbidden => {
+                    Portable::NotAsked("the standby takes no logins".to_owned())
+                }
+            };
+            all.push((label("sessions on", &new), kept(portable, world.http.people(name), allowed)));
         }
     }
     all
+}
+
+/// A service of one pool.
+#[derive(Clone, Copy)]
+struct Site<'a> {
+    http: &'a Shared,
+    service: &'a HttpService,
+    host: &'a str,
+}
+
+impl Site<'_> {
+    /// On a connection of its own: not every server keeps one.
+    async fn asked(self, ask: Ask<'_>) -> Result<Said, String> {
+        let Self { http, service, host } = self;
+        let server = service.servers.first().ok_or("it has no server")?;
+        let talk = Talk::open(At { http, service, server, host }).await;
+        let mut talk = talk.map_err(|error| format!("{server}: {error}"))?;
+        talk.ask(ask).await.map_err(|lost| format!("{} {}: {lost}", ask.method, ask.path))
+    }
 }
 
 /// How the service is fenced, where that is not proved by writing.
@@ -75,11 +107,10 @@ fn fence(config: &Config, pool: &Pool, name: &str) -> Option<Look> {
 
 /// A service on both pools.
 struct Both<'a> {
-    old: &'a HttpService,
-    new: &'a HttpService,
+    old: Site<'a>,
+    new: Site<'a>,
     session: &'a WebSession,
     account: &'a Account,
-    host: String,
 }
 
 /// Whether a session of the old pool is good on the new one.
@@ -135,13 +166,13 @@ impl Both<'_> {
     /// The cookies of a session on the old pool that was seen to be one.
     async fn log_in(&self) -> Result<String, String> {
         let WebSession { login, form, cookie, page } = self.session;
-        let shown = asked(self.old, &self.host, Ask::get(login)).await?;
+        let shown = self.old.asked(Ask::get(login)).await?;
         let before = jar(&shown, String::new());
         let body = filled(form, self.account, &String::from_utf8_lossy(&shown.body))?;
         let fields = [("Content-Type", "application/x-www-form-urlencoded"), ("Cookie", &*before)];
         let fields = if before.is_empty() { &fields[..1] } else { &fields[..] };
         let ask = Ask { method: "POST", path: login, fields, body: body.as_bytes() };
-        let cookies = jar(&asked(self.old, &self.host, ask).await?, before);
+        let cookies = jar(&self.old.asked(ask).await?, before);
         if !cookies.split("; ").any(|pair| pair.split('=').next() == Some(cookie)) {
             return Err(format!("the old pool gave {} no cookie {cookie} at {login}", self.account.user));
         }
@@ -152,18 +183,11 @@ impl Both<'_> {
         }
     }
 
-    async fn page(&self, service: &HttpService, cookies: Option<&str>) -> Result<u16, String> {
+    async fn page(&self, site: Site<'_>, cookies: Option<&str>) -> Result<u16, String> {
         let fields = cookies.map(|cookies| ("Cookie", cookies));
         let ask = Ask { fields: fields.as_slice(), ..Ask::get(&self.session.page) };
-        asked(service, &self.host, ask).await.map(|said| said.status)
+        site.asked(ask).await.map(|said| said.status)
     }
-}
-
-/// On a connection of its own: not every server keeps one.
-async fn asked(service: &HttpService, host: &str, ask: Ask<'_>) -> Result<Said, String> {
-    let server = service.servers.first().ok_or("it has no server")?;
-    let mut talk = Talk::open(service, server, host).await.map_err(|error| format!("{server}: {error}"))?;
-    talk.ask(ask).await.map_err(|lost| format!("{} {}: {lost}", ask.method, ask.path))
 }
 
 /// The cookies that a client has after this answer, as it says them.
@@ -222,7 +246,7 @@ fn shown(found: Result<Vec<String>, String>, new: bool) -> Look {
 }
 
 /// Where a service sends its clients that is not the proxy.
-async fn leaks(config: &Config, service: &HttpService, name: &str) -> Result<Vec<String>, String> {
+async fn leaks(config: &Config, site: Site<'_>, name: &str) -> Result<Vec<String>, String> {
     let routes = || config.listeners.values().flat_map(|listener| &listener.http.routes);
     let inside = inside(config, &routes().filter_map(|route| route.host.clone()).collect());
     let mut paths: BTreeSet<String> = routes()
@@ -231,14 +255,13 @@ async fn leaks(config: &Config, service: &HttpService, name: &str) -> Result<Vec
         .map(|route| route.path.clone())
         .collect();
     let pages = |session: &WebSession| [session.login.clone(), session.page.clone()];
-    paths.extend(service.proof.session.iter().flat_map(pages));
+    paths.extend(site.service.proof.session.iter().flat_map(pages));
     let mut found = BTreeSet::new();
     for path in paths {
         let (mut path, mut hops) = (path, 0);
-        let host = host(config, name);
         while hops < HOPS {
             hops += 1;
-            let said = asked(service, &host, Ask::get(&path)).await?;
+            let said = site.asked(Ask::get(&path)).await?;
             let place = said.fields.get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
             let body = String::from_utf8_lossy(&said.body);
             for text in [place, &*body] {
@@ -262,7 +285,9 @@ fn asks_at_once(route: &&Route) -> bool {
 fn inside(config: &Config, public: &BTreeSet<String>) -> BTreeSet<String> {
     let of = |pool: &Arc<Pool>| {
         let web = pool.http.values().flat_map(|service| service.servers.clone());
-        web.chain([pool.imap.server.clone()]).collect::<Vec<_>>()
+        let mail =
+            mail::PROTOCOLS.into_iter().filter_map(|protocol| Some(pool.service(protocol)?.server.clone()));
+        web.chain(mail).chain([pool.imap.server.clone()]).collect::<Vec<_>>()
     };
     let servers = config.pools.iter().flat_map(of);
     let hosts = servers.filter_map(|server| Some(server.rsplit_once(':')?.0.to_ascii_lowercase()));
@@ -272,9 +297,12 @@ fn inside(config: &Config, public: &BTreeSet<String>) -> BTreeSet<String> {
 /// The names of `inside` that stand in absolute addresses.
 fn named<'a>(text: &'a str, inside: &'a BTreeSet<String>) -> impl Iterator<Item = String> + 'a {
     text.split("://").skip(1).filter_map(|rest| {
-        let end =
-            rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-._[]".contains(c))).unwrap_or(rest.len());
-        let name = rest[..end].to_ascii_lowercase();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let end = match rest.strip_prefix('[') {
+            Some(v6) => v6.find(']').map(|at| at + 2),
+            None => rest.find(|c| !plain(c)),
+        };
+        let name = rest[..end.unwrap_or(rest.len())].to_ascii_lowercase();
         inside.contains(&name).then_some(name)
     })
 }
@@ -306,9 +334,9 @@ mod tests {
 
     #[test]
     fn only_whole_names_in_addresses_are_leaks() {
-        let inside = ["web1.internal".to_owned()].into();
-        let text = r#"<a href="https://web1.internal:8443/x">, http://web1.internal.example.org, web1.internal, http://WEB1.internal"#;
-        assert_eq!(named(text, &inside).collect::<Vec<_>>(), ["web1.internal", "web1.internal"]);
+        let inside = ["web1.internal".to_owned(), "[fd00::5]".to_owned()].into();
+        let text = r#"<a href="https://web1.internal:8443/x">, http://web1.internal.example.org, web1.internal, http://WEB1.internal, http://[fd00::5]:80/ http://[fd00::5"#;
+        assert_eq!(named(text, &inside).collect::<Vec<_>>(), ["web1.internal", "web1.internal", "[fd00::5]"]);
     }
 
     #[test]

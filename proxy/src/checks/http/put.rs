@@ -8,7 +8,7 @@ use std::{io, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::ask::{Ask, Lost, Said, Talk};
+use super::ask::{Ask, At, Lost, Said, Talk};
 use crate::{
     checks::{
         Answer,
@@ -17,11 +17,13 @@ use crate::{
         trial::{Write, nonce},
     },
     config::{Account, HttpService},
+    session::http::Shared,
 };
 
 /// One server of a service as a way to write into a pool.
 #[derive(Debug)]
-pub(in crate::checks) struct ByHttp {
+pub(in crate::checks) struct ByHttp<'a> {
+    pub(super) http: &'a Shared,
     pub(super) service: HttpService,
     pub(super) server: String,
     pub(super) host: String,
@@ -38,7 +40,7 @@ pub(in crate::checks) struct Put {
     login: Zeroizing<String>,
 }
 
-impl ByHttp {
+impl ByHttp<'_> {
     /// A connection over which the account has written and taken away again. The positive control.
     pub(in crate::checks) async fn open(&self) -> Result<Put, Write> {
         let mut put = self.connect().await.map_err(|error| self.unclear(&error))?;
@@ -87,13 +89,14 @@ impl ByHttp {
     }
 
     async fn connect(&self) -> io::Result<Put> {
-        let talk = Talk::open(&self.service, &self.server, &self.host).await?;
+        let Self { http, service, server, host, .. } = self;
+        let talk = Talk::open(At { http, service, server, host }).await?;
         let path = self.path.as_ref().map(|path| path.replace("{user}", &self.account.user));
         Ok(Put { talk, path, login: basic(&self.account) })
     }
 }
 
-impl Entrance for ByHttp {
+impl Entrance for ByHttp<'_> {
     type Session = Put;
 
     fn server(&self) -> &str {
@@ -105,7 +108,11 @@ impl Entrance for ByHttp {
             return Answer::Pass;
         }
         let answer = match self.connect().await {
-            Ok(put) => put.attempt().await.0.unwanted(),
+            Ok(put) => match put.attempt().await.0 {
+                // Somebody accepts connections and says nothing: that is no refusal.
+                Write::Refused { said, closed: true } => Answer::Unknown(said),
+                write => write.unwanted(),
+            },
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 refused_everywhere(&self.server).await
             }
@@ -193,5 +200,127 @@ fn body(path: &str, nonce: &str) -> String {
              END:VCARD\r\n"
         ),
         Some(_) | None => format!("{nonce}\r\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        checks::fake::account,
+        config::{HttpAddress, HttpBalance, HttpProof, HttpVersion, ServiceTls, defaults},
+    };
+
+    /// A server that keeps no connection and answers a request so; `None`: it closes before anybody asked.
+    async fn server(answer: impl Fn(&str, &str) -> Option<String> + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let mut stored = String::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                if answer("", "").is_none() {
+                    continue;
+                }
+                let mut stream = BufReader::new(tcp);
+                let (mut head, mut length) = (String::new(), 0);
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).await.unwrap() > 0 {}
+                for line in head.lines() {
+                    length = line.strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                if head.starts_with("PUT ") {
+                    stored = String::from_utf8(body).unwrap();
+                }
+                let method = head.split(' ').next().unwrap();
+                let said = answer(method, &stored).unwrap();
+                // It may be too long for whoever asked.
+                let _ = stream.write_all(said.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    fn said(status: u16, body: &str) -> String {
+        format!("HTTP/1.1 {status} Said\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    }
+
+    fn way<'a>(http: &'a Shared, server: &str, path: Option<&str>) -> ByHttp<'a> {
+        let service = HttpService {
+            servers: vec![server.to_owned()],
+            tls: ServiceTls::None,
+            version: HttpVersion::One,
+            client_address: HttpAddress::Headers,
+            balance: HttpBalance::Address,
+            concurrency: None,
+            queue: 0,
+            dial_timeout: defaults::DIAL_TIMEOUT,
+            silence: defaults::HTTP_SILENCE,
+            proof: HttpProof::default(),
+        };
+        let (server, host, path) = (server.to_owned(), "www.test".to_owned(), path.map(str::to_owned));
+        ByHttp { http, service, server, host, account: account("probe1"), path }
+    }
+
+    /// Its answers to PUT, and to GET what was put.
+    async fn writes(put: u16) -> String {
+        server(move |method, stored| {
+            Some(match method {
+                "PUT" => said(put, ""),
+                "GET" => said(200, stored),
+                _ => said(204, "").replace("Content-Length: 0\r\n", ""),
+            })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_keeps_no_connection_can_be_seen_to_write() {
+        let http = Shared::default();
+        let server = writes(201).await;
+        assert_eq!(way(&http, &server, Some("/{user}/x.ics")).takes().await, Answer::Pass);
+        let Answer::Fail(saw) = way(&http, &server, Some("/x")).afresh().await else { panic!() };
+        assert_eq!(saw, "fresh connection: PUT was answered OK");
+    }
+
+    #[tokio::test]
+    async fn only_what_a_fence_may_say_is_a_refusal() {
+        let http = Shared::default();
+        for (status, refuses) in
+            [(401, true), (403, true), (503, true), (404, false), (500, false), (507, false)]
+        {
+            let server = writes(status).await;
+            let answer = way(&http, &server, Some("/x")).afresh().await;
+            assert_eq!(answer.passed(), refuses, "{status}: {answer}");
+            assert!(!matches!(answer, Answer::Fail(_)), "{status}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn somebody_who_accepts_and_says_nothing_has_not_refused() {
+        let (http, server) = (Shared::default(), server(|_, _| None).await);
+        let answer = way(&http, &server, Some("/x")).afresh().await;
+        assert!(matches!(answer, Answer::Unknown(_)), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_write_without_effect_is_none() {
+        let http = Shared::default();
+        let server = server(|method, _| Some(said(if method == "PUT" { 201 } else { 200 }, "other"))).await;
+        let Answer::Unknown(saw) = way(&http, &server, Some("/x")).takes().await else { panic!() };
+        assert!(saw.contains("PUT /x was answered OK, and GET 200 without it"), "{saw}");
+    }
+
+    #[tokio::test]
+    async fn a_page_may_be_as_long_as_it_likes() {
+        let http = Shared::default();
+        let long = said(200, &"x".repeat(3_000_000));
+        let server = server(move |_, _| Some(long.clone())).await;
+        assert_eq!(way(&http, &server, None).takes().await, Answer::Pass);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{
     front,
-    lane::{Line, To},
+    line::{Line, To},
     request::{Request, target},
 };
 use crate::config::{HttpService, HttpVersion, ServiceTls};

@@ -75,7 +75,6 @@ impl ProxyHttp for Gateway {
             answer::say(session, 421, "Not served here", &[]).await?;
             return Ok(true);
         };
-        conn.world().http.people.saw(&route.service, session.req_header(), std::time::Instant::now());
         let long_poll = route.long_poll;
         let has_body = !session.as_mut().is_body_empty();
         // Who takes nothing for so long is not there.
@@ -322,6 +321,7 @@ pub(super) fn answered(
     {
         shared.servers.learn(service, &request.service, epoch, chosen.at, head);
     }
+    shared.people.saw(&request.service, asked, head, std::time::Instant::now());
     Ok(())
 }
 

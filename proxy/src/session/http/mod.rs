@@ -14,6 +14,7 @@ mod front;
 mod gateway;
 mod hold;
 mod lane;
+pub mod line;
 mod loss;
 mod peer;
 mod people;

@@ -17,8 +17,16 @@ use thread_local::ThreadLocal;
 use tokio::sync::Semaphore;
 
 use super::{
-    Proxy, cookie::Key, credentials::Credentials, gateway::Gateway, lane::Open, peer::Authorities,
-    people::People, places::Places, servers::Servers,
+    Proxy,
+    cookie::Key,
+    credentials::Credentials,
+    gateway::Gateway,
+    lane::Open,
+    line::{Line, To},
+    peer::Authorities,
+    people::People,
+    places::Places,
+    servers::Servers,
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
@@ -108,6 +116,11 @@ impl Shared {
             shared.servers = Servers::with(Some(key));
         }
         Ok(shared)
+    }
+
+    /// A connection of our own, which nobody counts.
+    pub async fn line(&self, to: To<'_>) -> std::io::Result<Line> {
+        Line::open(to, &self.authorities).await
     }
 
     /// This thread's.

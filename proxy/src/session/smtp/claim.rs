@@ -44,7 +44,7 @@ impl Session {
         let Some((ident, sender)) = self.relay.ident().filter(|_| self.claimed.is_none()) else {
             return true;
         };
-        let digest = self.digest.as_ref().map_or(0, |digest| digest.value());
+        let digest = self.content.digest.as_ref().map_or(0, |digest| digest.value());
         let (places, recipients): (Vec<_>, Vec<_>) = self.relay.recipients().unzip();
         let message = Message { ident, sender, digest };
         match self.world().delivered.claim(message, &recipients, self.now) {

@@ -14,10 +14,7 @@ use bascule_protocols::smtp::{
 };
 use tokio::{io::AsyncBufRead, time::timeout};
 
-use super::{
-    content::Sink,
-    relay::{End, Session, Wait, Waiting},
-};
+use super::relay::{End, Session, Wait, Waiting};
 
 /// Pieces of client input handled before others get their turn.
 const TURN: usize = 64;
@@ -53,14 +50,9 @@ impl Session {
                 Verdict::NeedMore => Todo::Nothing,
                 Verdict::Command(command) => Todo::Command(command),
                 Verdict::Content(bytes) => {
-                    let mut sink = Sink {
-                        content: &mut self.content,
-                        digest: &mut self.digest,
-                        kept: &mut self.kept,
-                        backend: &mut self.backend,
-                        door: &self.door,
-                    };
-                    match sink.receive(bytes, std::ptr::eq(bytes, &raw const input[..n]), pinned.size()) {
+                    let alone = std::ptr::eq(bytes, &raw const input[..n]);
+                    let (backend, door) = (&mut self.backend, &self.door);
+                    match self.content.receive(bytes, alone, pinned.size(), backend, door) {
                         Ok(true) => Todo::Adopt,
                         Ok(false) => Todo::Nothing,
                         Err(reply) => Todo::Fail(reply),
@@ -84,14 +76,8 @@ impl Session {
     /// Keeps content with the room that it came in.
     fn adopt(&mut self, n: usize) -> Todo {
         let room = self.client.take(n);
-        let mut sink = Sink {
-            content: &mut self.content,
-            digest: &mut self.digest,
-            kept: &mut self.kept,
-            backend: &mut self.backend,
-            door: &self.door,
-        };
-        sink.adopt(room).map_or_else(Todo::Fail, |()| Todo::Nothing)
+        let kept = self.content.adopt(room, self.backend.as_ref(), &self.door);
+        kept.map_or_else(Todo::Fail, |()| Todo::Nothing)
     }
 
     fn apply(&mut self, todo: Todo) -> Result<(), End> {
@@ -229,12 +215,12 @@ impl Session {
         self.relay.commit(command);
         self.asked = self.now;
         if mail {
-            self.digest = self.relay.ident().map(|_| Box::default());
+            self.content.digest = self.relay.ident().map(|_| Box::default());
         }
         self.tell_backend(&wire);
         if chunk && let Some(backend) = &mut self.backend {
             // BDAT is not answered before its content: what follows goes straight on.
-            backend.streamed = Some(self.content);
+            backend.streamed = Some(self.content.bytes);
         }
         // A last chunk without bytes has nothing to be answered but the message.
         if self.relay.waits_to_commit() {

@@ -27,7 +27,7 @@ impl Session {
     /// Sends the backend what was kept and it has not been sent.
     pub(super) fn stream(&mut self) -> Result<(), End> {
         loop {
-            let (Some(backend), Some(kept)) = (&mut self.backend, &self.kept) else { return Ok(()) };
+            let (Some(backend), Some(kept)) = (&mut self.backend, &self.content.kept) else { return Ok(()) };
             let Some(streamed) = backend.streamed.filter(|at| *at < kept.len() && backend.out.is_empty())
             else {
                 return Ok(());
@@ -48,20 +48,19 @@ impl Session {
 
     /// Whether the backend waits for what was kept.
     pub(super) fn has_to_stream(&self) -> bool {
-        let kept = self.kept.as_ref().map_or(0, Body::len);
+        let kept = self.content.len().unwrap_or(0);
         self.backend.as_ref().is_some_and(|b| b.streamed.is_some_and(|at| at < kept))
     }
 
     /// Whether the backend has all of the content.
     pub(super) fn streamed(&self) -> bool {
-        self.backend.as_ref().is_some_and(|b| b.streamed.is_some_and(|at| at >= self.content))
+        self.backend.as_ref().is_some_and(|b| b.streamed.is_some_and(|at| at >= self.content.bytes))
     }
 
     /// The message is over.
     pub(super) fn drop_content(&mut self) {
-        self.content = 0;
-        (self.digest, self.claimed) = (None, None);
-        self.kept = Some(Body::new(self.door.world.spool.clone()));
+        self.content = Content::new(&self.door);
+        self.claimed = None;
         if let Some(backend) = &mut self.backend {
             backend.streamed = None;
         }
@@ -69,7 +68,7 @@ impl Session {
 
     /// Whether the message under way can be said to another backend.
     pub(super) fn content_is_kept(&self) -> bool {
-        self.kept.is_some()
+        self.content.kept.is_some()
     }
 
     /// A message whose content is gone with its backend.
@@ -81,34 +80,53 @@ impl Session {
     }
 }
 
-/// What a piece of content is added to.
-pub(super) struct Sink<'a> {
-    pub(super) content: &'a mut u64,
-    pub(super) digest: &'a mut Option<Box<Digest>>,
-    pub(super) kept: &'a mut Option<Body>,
-    pub(super) backend: &'a mut Option<Backend>,
-    pub(super) door: &'a Door,
+/// The content of the message under way.
+#[derive(Debug)]
+pub(super) struct Content {
+    /// `None`: the spool had no room for it.
+    kept: Option<Body>,
+    /// Bytes that came, for people and for the sum of chunks.
+    pub(super) bytes: u64,
+    /// Where a message that comes again must be known by it.
+    pub(super) digest: Option<Box<Digest>>,
 }
 
 /// An error is what the client is told at the end of its message.
 type Taken<T> = Result<T, &'static [u8]>;
 
-impl Sink<'_> {
+impl Content {
+    /// None yet.
+    pub(super) fn new(door: &Door) -> Self {
+        Self { kept: Some(Body::new(door.world.spool.clone())), bytes: 0, digest: None }
+    }
+
+    /// Bytes kept.
+    fn len(&self) -> Option<u64> {
+        self.kept.as_ref().map(Body::len)
+    }
+
     /// Content of the client: the backend gets it where it has everything before it, and it is kept. `alone`: nothing
     /// else lies before it in its room. True: it is still to be kept, by [`Self::adopt`].
-    pub(super) fn receive(&mut self, bytes: &[u8], alone: bool, limit: Option<u64>) -> Taken<bool> {
+    pub(super) fn receive(
+        &mut self,
+        bytes: &[u8],
+        alone: bool,
+        limit: Option<u64>,
+        backend: &mut Option<Backend>,
+        door: &Door,
+    ) -> Taken<bool> {
         if bytes.is_empty() {
             return Ok(false);
         }
-        *self.content += bytes.len() as u64;
-        if limit.is_some_and(|limit| *self.content > limit) {
+        self.bytes += bytes.len() as u64;
+        if limit.is_some_and(|limit| self.bytes > limit) {
             return Err(TOO_LARGE);
         }
-        if let Some(digest) = self.digest {
+        if let Some(digest) = &mut self.digest {
             digest.push(bytes);
         }
-        let before = self.kept.as_ref().map(Body::len);
-        if let Some(backend) = self.backend
+        let before = self.len();
+        if let Some(backend) = backend
             && backend.streamed.is_some_and(|at| before.is_none_or(|len| at == len))
         {
             backend.streamed = backend.streamed.map(|at| at + bytes.len() as u64);
@@ -122,27 +140,28 @@ impl Sink<'_> {
         if alone && self.kept.as_ref().is_some_and(|body| body.adopts(bytes.len())) {
             return Ok(true);
         }
-        self.keep(|body, small| body.push(bytes, small)).map(|()| false)
+        self.keep(backend.as_ref(), door, |body, small| body.push(bytes, small)).map(|()| false)
     }
 
     /// Keeps what was received in its room.
-    pub(super) fn adopt(&mut self, room: Buffer) -> Taken<()> {
-        self.keep(|body, small| body.adopt(room, small))
+    pub(super) fn adopt(&mut self, room: Buffer, backend: Option<&Backend>, door: &Door) -> Taken<()> {
+        self.keep(backend, door, |body, small| body.adopt(room, small))
     }
 
-    fn keep(&mut self, how: impl FnOnce(&mut Body, usize) -> Result<(), SpoolError>) -> Taken<()> {
-        let small = self.door.world.config.limits.upload_memory;
+    fn keep(
+        &mut self,
+        backend: Option<&Backend>,
+        door: &Door,
+        how: impl FnOnce(&mut Body, usize) -> Result<(), SpoolError>,
+    ) -> Taken<()> {
+        let small = door.world.config.limits.upload_memory;
         if let Some(Err(error)) = self.kept.as_mut().map(|body| how(body, small)) {
             tracing::warn!(%error, "a message is not kept: it ends with its server");
-            self.door.world.metrics.limits_hit.count("spool");
-            *self.kept = None;
+            door.world.metrics.limits_hit.count("spool");
+            self.kept = None;
         }
         // The backend that has everything goes on without.
-        let streamed = self.backend.as_ref().and_then(|backend| backend.streamed);
-        if self.kept.is_some() || streamed.is_some_and(|at| at == *self.content) {
-            Ok(())
-        } else {
-            Err(NO_ROOM)
-        }
+        let streamed = backend.and_then(|backend| backend.streamed);
+        if self.kept.is_some() || streamed.is_some_and(|at| at == self.bytes) { Ok(()) } else { Err(NO_ROOM) }
     }
 }

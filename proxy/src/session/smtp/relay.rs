@@ -22,14 +22,15 @@ use tokio::io::AsyncBufRead;
 
 use super::{
     super::door::Door,
-    delivered::{Claimed, Digest},
+    content::Content,
+    delivered::Claimed,
     open::{Greeted, OpenError, Opened},
     orders::Orders,
 };
 use crate::{
     config::{BareNewline, ListenerTls, Protocol},
     gate::Standing,
-    net::{outgoing::Outgoing, spool::Body, stream::Leg},
+    net::{outgoing::Outgoing, stream::Leg},
     session::{World, registry::Entry},
     topology::{Epoch, PoolId},
 };
@@ -138,12 +139,8 @@ pub(super) struct Session {
     pub(super) exchange: Option<Exchange>,
     pub(super) credentials: Option<Credentials>,
     pub(super) failed_logins: u32,
-    /// The content of the message under way. `None`: the spool had no room for it.
-    pub(super) kept: Option<Body>,
-    /// Bytes of content that came, for people and for the sum of chunks.
-    pub(super) content: u64,
-    /// Of the content, where a message that comes again must be known by it.
-    pub(super) digest: Option<Box<Digest>>,
+    /// Of the message under way.
+    pub(super) content: Content,
     /// The recipients to whom the message under way is being delivered.
     pub(super) claimed: Option<Claimed>,
     /// Messages begun.
@@ -187,7 +184,7 @@ impl Session {
         let starttls = door.listener.tls == ListenerTls::Starttls && !Self::is_device(&door, &entry);
         Self {
             relay: Relay::new(role, bare, secure, starttls),
-            kept: Some(Body::new(door.world.spool.clone())),
+            content: Content::new(&door),
             door,
             entry,
             client,
@@ -204,8 +201,6 @@ impl Session {
             exchange: None,
             credentials: None,
             failed_logins: 0,
-            content: 0,
-            digest: None,
             claimed: None,
             messages: 0,
             retry: None,

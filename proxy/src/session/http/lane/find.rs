@@ -10,12 +10,15 @@ use std::{
 use bascule_protocols::http::lane::Lane;
 use tokio::time::{sleep_until, timeout};
 
-use super::super::{conn::Conn, gateway, hold::Stop, loss, request::Request};
-use super::{
-    Found, Question,
+use super::super::{
+    conn::Conn,
+    gateway,
+    hold::Stop,
     line::{Line, To},
-    question,
+    loss,
+    request::Request,
 };
+use super::{Found, Question, question};
 
 /// A pool that has just taken over is not asked by everybody at once: after so long without an answer the next one may.
 const TURN: Duration = Duration::from_millis(200);

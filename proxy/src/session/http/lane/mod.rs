@@ -5,7 +5,6 @@
 
 mod events;
 mod find;
-mod line;
 mod open;
 mod pass;
 mod question;
@@ -17,14 +16,12 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+pub(super) use self::open::{Open, Stream};
 use self::question::Question;
-pub(super) use self::{
-    line::{Line, To},
-    open::{Open, Stream},
-};
 use super::{
     answer, front,
     hold::{self, Stop},
+    line::Line,
     request::{KEPT, Request, target},
 };
 

@@ -1,4 +1,5 @@
-//! A connection to a server that carries one request and its answer.
+//! A connection of our own to a server: for streams that outlive one, for questions about what became of a request, and
+//! for proofs.
 //!
 //! Rule: who lets go of it ends it, whatever it carries.
 
@@ -14,9 +15,9 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
-use super::super::{dial, peer::Authorities};
+use super::{dial, peer::Authorities};
 use crate::{
     config::{HttpService, HttpVersion, ServiceTls},
     net::{secure::Secure, stream::Leg},
@@ -25,12 +26,14 @@ use crate::{
 /// A server that is silent for so long is asked by the kernel whether it is there: nobody else would ask.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// A connection with one request.
-pub(in super::super) struct Line {
+/// A connection that speaks HTTP.
+#[derive(Debug)]
+pub struct Line {
     sender: Sender,
     task: JoinHandle<()>,
 }
 
+#[derive(Debug)]
 enum Sender {
     One(http1::SendRequest<Full<Bytes>>),
     Two(http2::SendRequest<Full<Bytes>>),
@@ -43,18 +46,21 @@ impl Drop for Line {
 }
 
 /// Where a line leads.
-pub(in super::super) struct To<'a> {
-    pub(in super::super) service: &'a HttpService,
-    pub(in super::super) server: &'a str,
+#[derive(Debug)]
+pub struct To<'a> {
+    /// Of the pool.
+    pub service: &'a HttpService,
+    /// One of its servers.
+    pub server: &'a str,
     /// The client and the address that it came to, where a PROXY header says so.
-    pub(in super::super) from: Option<(SocketAddr, SocketAddr)>,
+    pub from: Option<(SocketAddr, SocketAddr)>,
     /// What is spoken.
-    pub(in super::super) version: HttpVersion,
+    pub version: HttpVersion,
 }
 
 impl Line {
     /// Connects.
-    pub(in super::super) async fn open(to: To<'_>, authorities: &Authorities) -> io::Result<Self> {
+    pub(super) async fn open(to: To<'_>, authorities: &Authorities) -> io::Result<Self> {
         let tcp = dial::connect(to.server, to.from).await?;
         SockRef::from(&tcp)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
@@ -84,11 +90,22 @@ impl Line {
         }
     }
 
+    /// Whether the server ends the connection within `wait`.
+    pub async fn ended(&mut self, wait: Duration) -> bool {
+        // A task that has ended cannot be awaited again.
+        self.task.is_finished() || timeout(wait, &mut self.task).await.is_ok()
+    }
+
+    /// Waits until a request can be sent. An error: the server has closed, and got none.
+    pub async fn ready(&mut self) -> hyper::Result<()> {
+        match &mut self.sender {
+            Sender::One(sender) => sender.ready().await,
+            Sender::Two(sender) => sender.ready().await,
+        }
+    }
+
     /// Sends the request; returns the answer's head.
-    pub(in super::super) async fn ask(
-        &mut self,
-        question: Request<Full<Bytes>>,
-    ) -> hyper::Result<Response<Incoming>> {
+    pub async fn ask(&mut self, question: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &mut self.sender {
             Sender::One(sender) => sender.send_request(question).await,
             Sender::Two(sender) => sender.send_request(question).await,
