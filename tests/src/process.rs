@@ -7,10 +7,11 @@ use std::{
     net::Ipv4Addr,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use tokio::{
-    process::Command,
+    process::{Child, Command},
     signal::unix::{SignalKind, signal},
 };
 
@@ -21,6 +22,18 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
     command
+}
+
+/// Kills it and waits until it is gone, for a second at most: nobody writes any more into a folder that is then removed.
+pub fn end(child: &mut Child) {
+    // An error means that it is gone already.
+    let _ = child.start_kill();
+    for _ in 0..200 {
+        if !matches!(child.try_wait(), Ok(None)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Resolves at the end of standard input, for servers that must not outlive who started them. A thread of its

@@ -156,12 +156,13 @@ async fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<Ran> {
     Ok(Ran { code: output.status.code().unwrap_or(-1), output: String::from_utf8_lossy(&text).into_owned() })
 }
 
-/// curl asks for this URL again and again on one connection; what it writes is the status and the body's length of each
-/// answer, a line each.
+/// curl asks for this URL again and again on one connection; what it writes is the status of each answer, the length of its
+/// body, and how many connections it took, a line each.
 pub async fn curl_pages(url: &str, times: usize, more: &[&str]) -> Result<Ran> {
     let url = format!("{url}?[1-{times}]");
-    let arguments = ["--silent", "--show-error", "--fail", "--insecure", "--output", "/dev/null"];
-    let format = ["--write-out", "%{http_code} %{size_download}\\n", &url];
+    let arguments =
+        ["--silent", "--show-error", "--fail", "--insecure", "--max-time", "120", "--output", "/dev/null"];
+    let format = ["--write-out", "%{http_code} %{size_download} %{num_connects}\\n", &url];
     run("curl", &[&arguments[..], more, &format].concat(), b"").await
 }
 

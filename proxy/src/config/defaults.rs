@@ -109,6 +109,8 @@ pub const HTTP_HOLD: Duration = Duration::from_secs(30);
 pub const HTTP_HELD_REQUESTS: usize = 10_000;
 /// Sixteen kilobytes for each of them.
 pub const HTTP_HELD_BYTES: usize = 160 * 1024 * KIB;
+/// So many times as many requests may wait for a place as are served.
+pub const HTTP_QUEUE: usize = 4;
 /// What browsers count on (RFC 9113 §6.5.2 recommends no less).
 pub const HTTP_STREAMS: u32 = 100;
 /// The longest long poll of an ActiveSync phone is 59 minutes.

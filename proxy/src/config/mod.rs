@@ -58,7 +58,7 @@ impl Config {
 pub struct Server {
     /// The name in greetings.
     pub hostname: String,
-    /// Journal, spool, control socket, pinned capabilities.
+    /// Journal, spool, control socket, pinned capabilities, the key of cookies.
     pub state_dir: PathBuf,
     /// Read-only port: `/metrics`, `/healthz`, `/readyz`.
     pub observe: Option<SocketAddr>,
@@ -548,7 +548,7 @@ pub struct Limits {
     pub upload: u64,
     /// Disk for all kept uploads.
     pub spool: u64,
-    /// Memory for all kept uploads above `upload_memory`; what does not fit goes to the disk.
+    /// Memory for all kept uploads above `upload_memory` and up to 16 times that; what does not fit goes to the disk.
     pub spool_memory: u64,
     /// Time to log in, from the greeting.
     pub login: Duration,

@@ -19,7 +19,7 @@ pub enum HttpWrites {
     Unsaid,
     /// The service stores nothing by itself: what it writes goes through protocols that are proved.
     None,
-    /// A path that the first probe account may PUT and DELETE; `{user}` is the account's name.
+    /// A path that every probe account may PUT, GET and DELETE; `{user}` is the account's name.
     At(String),
 }
 

@@ -7,14 +7,38 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Empty},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Error, Result};
 use crate::{Stream, oracle::Violation};
+
+/// Bytes over a socket.
+trait Socket: Stream {
+    /// The socket, if there is one.
+    fn tcp(&self) -> Option<&TcpStream>;
+}
+
+impl Socket for TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Socket for TlsStream<Box<dyn Socket>> {
+    fn tcp(&self) -> Option<&TcpStream> {
+        self.get_ref().0.tcp()
+    }
+}
+
+impl Socket for Empty {
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+}
 
 /// The longest line that a client accepts.
 const LINE: usize = 8 << 20;
@@ -24,7 +48,7 @@ pub(crate) type Taken<T> = io::Result<(usize, Option<T>)>;
 
 /// One connection.
 pub(crate) struct Link {
-    io: BufReader<Box<dyn Stream>>,
+    io: BufReader<Box<dyn Socket>>,
     local: SocketAddr,
     received: u64,
     transcript: Option<Vec<u8>>,
@@ -47,10 +71,11 @@ impl Link {
     ) -> Result<Self> {
         let tcp = dial(to).await?;
         let local = tcp.local_addr()?;
+        let tcp: Box<dyn Socket> = Box::new(tcp);
         Ok(Self::over(Box::new(TlsConnector::from(config).connect(name, tcp).await?), local))
     }
 
-    fn over(stream: Box<dyn Stream>, local: SocketAddr) -> Self {
+    fn over(stream: Box<dyn Socket>, local: SocketAddr) -> Self {
         Self {
             local,
             io: BufReader::with_capacity(2048, stream),
@@ -69,7 +94,7 @@ impl Link {
         if !self.io.buffer().is_empty() {
             return Err(Error::Violation(Violation("clear text behind the answer to STARTTLS".into())));
         }
-        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
+        let nothing: Box<dyn Socket> = Box::new(tokio::io::empty());
         let plain = std::mem::replace(&mut self.io, BufReader::new(nothing)).into_inner();
         let secure = TlsConnector::from(config).connect(name, plain).await?;
         self.io = BufReader::with_capacity(2048, Box::new(secure));
@@ -91,9 +116,10 @@ impl Link {
         self.transcript.as_deref().unwrap_or_default()
     }
 
-    /// How many bytes were taken, TLS taken off.
+    /// How many bytes have come: those that were taken, TLS taken off, and those that nobody has read yet.
     pub(crate) fn received(&self) -> u64 {
-        self.received
+        let unread = self.io.get_ref().tcp().map_or(0, |tcp| rustix::io::ioctl_fionread(tcp).unwrap_or(0));
+        self.received + self.io.buffer().len() as u64 + unread
     }
 
     /// How long one call may wait before it fails with [`Error::Silence`].
@@ -162,4 +188,24 @@ pub(crate) fn take_line(line: &mut Vec<u8>, chunk: &[u8]) -> Taken<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a line end that is not CRLF"));
     }
     Ok((taken, Some(std::mem::take(line))))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_has_read_has_come_all_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut link = Link::plain(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        assert_eq!(link.received(), 0);
+        peer.write_all(b"* OK\r\n* OK\r\n").await.unwrap();
+        assert_eq!(link.received(), 12);
+        let mut line = Vec::new();
+        link.next(|chunk| take_line(&mut line, chunk)).await.unwrap();
+        assert_eq!(link.received(), 12, "one line of two was taken");
+    }
 }

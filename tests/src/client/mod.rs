@@ -128,7 +128,7 @@ impl Client {
         self.link.transcript()
     }
 
-    /// How many bytes have arrived, TLS taken off.
+    /// How many bytes have arrived, read or not; of what nobody has read TLS is not taken off.
     pub fn received(&self) -> u64 {
         self.link.received()
     }

@@ -2,17 +2,20 @@
 //!
 //! Rule: fields go as they are given, literally; of what comes back only the kinds of frames are told.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::client::Security;
 
+/// Longest wait for a frame.
+const PATIENCE: Duration = Duration::from_secs(90);
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
@@ -91,7 +94,7 @@ impl Frames {
     pub async fn next(&mut self) -> Frame {
         loop {
             let mut head = [0; 9];
-            if self.tls.read_exact(&mut head).await.is_err() {
+            if timeout(PATIENCE, self.tls.read_exact(&mut head)).await.expect("a frame").is_err() {
                 return Frame::End;
             }
             let mut rest = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];

@@ -2,18 +2,21 @@
 //!
 //! Rule: clones share the connection.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::Answer;
 use crate::client::Security;
+
+/// Longest wait for an answer, and for each piece of it.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One connection.
 #[derive(Debug, Clone)]
@@ -53,7 +56,7 @@ impl Two {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let fields = answer.headers().iter().map(field).collect();
-        let body = answer.into_body().collect().await?.to_bytes().to_vec();
+        let body = timeout(PATIENCE, answer.into_body().collect()).await??.to_bytes().to_vec();
         Ok(Answer { status, fields, body })
     }
 }
@@ -105,10 +108,10 @@ impl Upload {
 
     /// The status of the answer, and its body.
     pub async fn answer(self) -> Result<(u16, Vec<u8>)> {
-        let answer = self.answer.await?;
+        let answer = timeout(PATIENCE, self.answer).await??;
         let (status, mut body) = (answer.status().as_u16(), answer.into_body());
         let mut whole = Vec::new();
-        while let Some(piece) = body.data().await {
+        while let Some(piece) = timeout(PATIENCE, body.data()).await? {
             let piece = piece?;
             body.flow_control().release_capacity(piece.len())?;
             whole.extend(piece);

@@ -61,10 +61,6 @@ impl Site {
         std::fs::set_permissions(folder.join("ctl"), PermissionsExt::from_mode(0o755))?;
         std::fs::write(folder.join("pages/index.html"), format!("<title>{}</title>\n", beside.name()))?;
         std::fs::write(folder.join("pages/large"), vec![b'x'; Self::LARGE])?;
-        // Its worker is somebody else.
-        for path in [pair.path(""), folder.clone(), folder.join("pages")] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
-        }
         calendars(&shared)?;
         rustix::fs::mkfifoat(rustix::fs::CWD, folder.join("orders"), rustix::fs::Mode::RWXU)?;
         let ctl = folder.join("ctl");

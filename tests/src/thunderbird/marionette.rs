@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    time::timeout,
 };
+
+/// Longest wait for an answer: a program that is stuck does not heed how long a script may run.
+const LONGEST: Duration = Duration::from_secs(90);
 
 /// A connection whose scripts run with the program's own rights.
 #[derive(Debug)]
@@ -43,7 +47,8 @@ impl Marionette {
         self.last += 1;
         let command = json!([0, self.last, name, parameters]).to_string();
         self.stream.write_all(format!("{}:{command}", command.len()).as_bytes()).await?;
-        let mut answer = self.read().await?;
+        let answer = timeout(LONGEST, self.read()).await;
+        let mut answer = answer.with_context(|| format!("{name}: no answer within {LONGEST:?}"))??;
         ensure!(answer[1] == self.last, "{answer}");
         let error = &answer[2];
         ensure!(error.is_null(), "{name}: {}: {}", error["error"], error["message"]);

@@ -50,7 +50,7 @@ impl Thunderbird {
             "--no-remote",
             "--profile",
         ]);
-        command.arg(folder.path()).env("HOME", folder.path());
+        command.arg(folder.path()).env("HOME", folder.path()).env("TMPDIR", folder.path());
         command.env("MOZ_LOG", "IMAP:4,sync").env("MOZ_LOG_FILE", folder.path().join("imap"));
         command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
         let process = command.spawn()?;
@@ -132,14 +132,7 @@ impl Drop for Thunderbird {
             let file = |name: &str| process::tail(&self.folder.path().join(name), 60);
             eprintln!("--- Thunderbird\n{}{}", file("console"), file("imap.moz_log"));
         }
-        // Nobody writes into the folder any more when it is removed.
-        let _ = self.process.start_kill(); // an error means that it is gone already
-        for _ in 0..200 {
-            if !matches!(self.process.try_wait(), Ok(None)) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        process::end(&mut self.process);
     }
 }
 

@@ -3,7 +3,7 @@ import select, sys, warnings
 import caldav
 warnings.filterwarnings("ignore")
 url, user, password = sys.argv[1:]
-client = caldav.DAVClient(url, username=user, password=password, ssl_verify_cert=False)
+client = caldav.DAVClient(url, username=user, password=password, ssl_verify_cert=False, timeout=90)
 calendar = client.principal().calendars()[0]
 n = 0
 while not select.select([sys.stdin], [], [], 0)[0]:

@@ -19,8 +19,14 @@ use crate::{client::Security, http::Client, process};
 pub struct Browser {
     driver: Client,
     session: String,
-    _folder: tempfile::TempDir,
-    _child: Child,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        process::end(&mut self.child);
+    }
 }
 
 impl Browser {
@@ -30,6 +36,8 @@ impl Browser {
         // All of its processes are in a namespace that ends with the first of them.
         let mut command = process::tied("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "chromedriver", "--port=0"]);
+        // What it leaves behind goes with the folder.
+        command.env("TMPDIR", folder.path()).env("HOME", folder.path());
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("chromedriver")?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
@@ -43,8 +51,8 @@ impl Browser {
         // What else it says is read by nobody, and must not block it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let driver = Client::connect(([127, 0, 0, 1], port).into(), Security::Plain).await?;
-        let mut browser = Self { driver, session: String::new(), _folder: folder, _child: child };
-        let profile = format!("--user-data-dir={}", browser._folder.path().display());
+        let mut browser = Self { driver, session: String::new(), folder, child };
+        let profile = format!("--user-data-dir={}", browser.folder.path().display());
         let options = json!({"capabilities": {"alwaysMatch": {
             "acceptInsecureCerts": true,
             "goog:loggingPrefs": {"browser": "ALL"},

@@ -7,17 +7,21 @@ mod browser;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::{
-    net::TcpStream,
+    io::{AsyncBufReadExt, BufReader},
     process::Child,
-    time::{Duration, sleep},
+    time::{Duration, timeout},
 };
 
 pub use self::browser::Browser;
 use crate::process;
+
+/// Longest wait for it to listen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server with a page, a stream of events and a WebSocket; it ends when dropped.
 #[derive(Debug)]
@@ -38,11 +42,12 @@ impl WebServer {
         let (host, port) = (at.ip().to_string(), at.port().to_string());
         let mut command = process::tied("/usr/bin/python3");
         command.args(["-c", include_str!("server.py"), name, &host, &port]).arg(folder);
-        let mut child = command.spawn()?;
-        while TcpStream::connect(at).await.is_err() {
-            ensure!(child.try_wait()?.is_none(), "the web server has ended: is python3-aiohttp there?");
-            sleep(Duration::from_millis(10)).await;
-        }
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut said = BufReader::new(child.stdout.take().context("it has a pipe")?).lines();
+        let ready = timeout(PATIENCE, said.next_line()).await.context("the web server is not ready")??;
+        ensure!(ready.is_some(), "the web server has ended: is python3-aiohttp there?");
+        // Each time that it comes back it says so again, to nobody.
+        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
         Ok(Self { name: name.to_owned(), folder: folder.to_owned(), _child: child })
     }
 

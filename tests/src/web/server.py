@@ -109,6 +109,7 @@ async def serve():
         await runner.setup()
         await web.TCPSite(runner, HOST, PORT, shutdown_timeout=0.1).start()
         is_off.unlink(missing_ok=True)
+        print("ready", flush=True)
         while not off.exists():
             await asyncio.sleep(0.01)
         await runner.cleanup()

@@ -412,7 +412,6 @@ impl Running {
     }
 }
 
-/// The web server beside a platform.
 /// The doors of a platform that takes mail.
 fn mail(platform: &Platform, declared: bool) -> Vec<Service> {
     let options = platform.options();

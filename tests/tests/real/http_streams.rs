@@ -24,18 +24,39 @@ use serde_json::{Value, json};
 
 use super::scene::patient;
 
-/// Writes an event every few milliseconds until it is told to stop; returns how many there are.
-fn publish(folder: &Path, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
-    let mut news = OpenOptions::new().create(true).append(true).open(folder.join("news")).unwrap();
-    std::thread::spawn(move || {
-        let mut count = 0;
-        while !stop.load(Ordering::Relaxed) {
-            count += 1;
-            news.write_all(format!("news {count}\n").as_bytes()).unwrap();
-            std::thread::sleep(Duration::from_millis(7));
-        }
-        count
-    })
+/// Writes an event every few milliseconds until it is asked how many there are, or dropped.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<usize>>,
+}
+
+impl Publisher {
+    fn start(folder: &Path) -> Self {
+        let mut news = OpenOptions::new().create(true).append(true).open(folder.join("news")).unwrap();
+        let stop: Arc<AtomicBool> = Arc::default();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut count = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                count += 1;
+                news.write_all(format!("news {count}\n").as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(7));
+            }
+            count
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    fn end(mut self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A picture for whoever wants to see it, in the folder BASCULE_PICTURES.
@@ -77,8 +98,7 @@ async fn a_browser_notices_nothing_of_three_cutovers() {
     let proxy = Bascule::start(&setup, "old").await.unwrap();
     let mut mail = proxy.session("alice", "pass").await.unwrap();
     mail.select("INBOX").await.unwrap().ok().unwrap();
-    let stop: Arc<AtomicBool> = Arc::default();
-    let published = publish(folder.path(), stop.clone());
+    let publisher = Publisher::start(folder.path());
     let mut browser = Browser::start().await.unwrap();
     browser.visit(&format!("https://{}/", proxy.https())).await.unwrap();
     browser.until("return seen.sockets", |said| said.to_string().contains("old")).await.unwrap();
@@ -99,8 +119,7 @@ async fn a_browser_notices_nothing_of_three_cutovers() {
         browser.until(answers, |answer| answer == to).await.unwrap();
     }
     mail.command("NOOP").await.unwrap().ok().unwrap();
-    stop.store(true, Ordering::Relaxed);
-    let count = published.join().unwrap();
+    let count = publisher.end();
     browser.until("return seen.events.length", |heard| *heard == count).await.unwrap();
     picture(&mut browser, "after.png").await;
     let seen = browser.run("return seen").await.unwrap();
@@ -121,9 +140,9 @@ fn judge(seen: &Value, count: usize, posts: &str) {
     let answers: BTreeSet<&str> =
         seen["answers"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(answers, BTreeSet::from(["new", "old"]));
-    // One may be on its way.
     let posted: Vec<&str> = posts.lines().map(|line| line.split_once(' ').unwrap().1).collect();
     let known = seen["posts"].as_u64().unwrap() as usize;
     let wanted: Vec<String> = (0..posted.len()).map(|n| format!("post {n}")).collect();
-    assert!(posted == wanted && (known..=known + 1).contains(&posted.len()), "{known} known of {posted:?}");
+    // The page goes on while it is looked at.
+    assert!(posted == wanted && posted.len() >= known, "{known} known of {posted:?}");
 }

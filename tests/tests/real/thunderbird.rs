@@ -14,7 +14,7 @@ use bascule_tests::{
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    time::{Duration, sleep},
+    time::{Duration, sleep, timeout},
 };
 
 use super::{
@@ -22,6 +22,8 @@ use super::{
     smtp_rig::{FROM, Post, Sender, went_well},
 };
 
+/// Longest wait for what it does by itself.
+const PATIENCE: Duration = Duration::from_secs(90);
 const ALICE: &str = "alice@example.org";
 const BOB: &str = "bob@example.org";
 /// The longest hold that there is, most of it for the barrier.
@@ -108,9 +110,12 @@ impl Desktop {
 
     /// It keeps a connection for submission for some seconds, in case that there is more to send.
     async fn hangs_up(&self) {
-        while !self.sessions("submission").await.is_empty() {
-            sleep(Duration::from_millis(50)).await;
-        }
+        let gone = async {
+            while !self.sessions("submission").await.is_empty() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("it hangs up");
     }
 
     /// In the hold one message is read, one sent and one saved. All of that waits, until Thunderbird has been told so many
@@ -196,9 +201,12 @@ impl Desktop {
     /// Waits until there is a dialog.
     async fn is_bothered(&mut self) {
         // It also ends the command that it comes in the middle of.
-        while self.thunderbird.troubles().await.is_ok_and(|troubles| troubles.is_empty()) {
-            sleep(Duration::from_millis(50)).await;
-        }
+        let bothered = async {
+            while self.thunderbird.troubles().await.is_ok_and(|troubles| troubles.is_empty()) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, bothered).await.expect("a dialog");
         let troubles = self.thunderbird.troubles().await.unwrap();
         assert!(
             troubles.iter().any(|trouble| trouble.contains("Sending of the message failed")),

@@ -41,8 +41,8 @@ pub(super) fn by_http<'a>(
 /// What is to be done about a service without a probe.
 pub fn unsaid(pool: &str, service: &str) -> String {
     format!(
-        "nothing shows that a fence stops it: name a path in pool.{pool}.http.{service}.probe that the probe account may \
-         PUT and DELETE, or write probe = \"none\" if the service stores nothing by itself"
+        "nothing shows that a fence stops it: name a path in pool.{pool}.http.{service}.probe that every probe account \
+         may PUT, GET and DELETE, or write probe = \"none\" if the service stores nothing by itself"
     )
 }
 

@@ -111,7 +111,7 @@ impl Entrance for ByHttp<'_> {
             Ok(put) => match put.attempt().await.0 {
                 // Somebody accepts connections and says nothing: that is no refusal.
                 Write::Refused { said, closed: true } => Answer::Unknown(said),
-                write => write.unwanted(),
+                write @ (Write::Done(_) | Write::Refused { .. } | Write::Unclear(_)) => write.unwanted(),
             },
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 refused_everywhere(&self.server).await

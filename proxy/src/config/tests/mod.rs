@@ -114,6 +114,7 @@ fn every_key_of_the_full_configuration_arrives() {
     assert_eq!((&*left.ignore, queue.guard, queue.barrier), (&["hold".to_owned()][..], true, true));
     assert_eq!((check.from.as_str(), check.to.as_str(), check.hook.timeout), ("v4", "v5", seconds(1)));
     assert_eq!((config.limits.line, config.limits.upload), (32 * 1024, 50_000_000));
+    assert_eq!((config.limits.spool, config.limits.spool_memory), (1 << 30, 32 << 20));
     assert_eq!((config.limits.autologout, config.limits.failed_logins), (seconds(2700), 3));
 }
 

@@ -19,9 +19,6 @@ use crate::config::{
     ListenerTls, Protocol, Route, ServiceTls, defaults, raw,
 };
 
-/// So many times as many may wait as are served.
-const QUEUE: usize = 4;
-
 const PRIORITIES: [(&str, Priority); 3] =
     [("interactive", Priority::Interactive), ("sync", Priority::Sync), ("background", Priority::Background)];
 
@@ -201,10 +198,10 @@ fn service(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpService, Con
         let what = "nobody waits where as many are served as come";
         return Err(table.refuse("queue", at.span(), what, "add `concurrency`, or leave it out"));
     }
-    let queue = raw
-        .queue
-        .as_ref()
-        .map_or_else(|| concurrency.unwrap_or(0).saturating_mul(QUEUE), |queue| *queue.get_ref());
+    let queue = raw.queue.as_ref().map_or_else(
+        || concurrency.unwrap_or(0).saturating_mul(defaults::HTTP_QUEUE),
+        |queue| *queue.get_ref(),
+    );
     Ok(HttpService {
         servers: servers.iter().map(|server| server.get_ref().clone()).collect(),
         tls,

@@ -17,8 +17,6 @@ use crate::{
 
 /// How long the report waits for commands that were held and have a pool again.
 const RELEASED: Duration = Duration::from_secs(2);
-/// How often it looks at them meanwhile.
-const GLANCE: Duration = Duration::from_millis(10);
 
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
@@ -182,17 +180,11 @@ impl Run {
         let held =
             |handle: &Handle| handle.protocol != Protocol::Imap && handle.inspect(|info| info.held > 0);
         let _ = self.wait_within(RELEASED, held, "messages that were held").await;
-        let _ = timeout(RELEASED, self.streams_moved()).await;
+        // Streams of HTTP go by themselves, and nobody waits for them for long; but the report is to count them.
+        let epoch = self.world.topology.load().epoch;
+        let _ = timeout(RELEASED, self.world.http.none_behind(epoch)).await;
         lock(&self.book).unmovable(orders.tally.lost);
         Ok(())
-    }
-
-    /// Streams of HTTP go by themselves, and nobody waits for them; but the report is to count them.
-    async fn streams_moved(&self) {
-        let epoch = self.world.topology.load().epoch;
-        while self.world.http.behind(epoch) > 0 {
-            tokio::time::sleep(GLANCE).await;
-        }
     }
 
     /// So many logins in nine tenths of the time that they may take, and no slower than logins may come anyway.

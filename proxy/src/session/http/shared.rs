@@ -97,9 +97,9 @@ impl Shared {
         })
     }
 
-    /// Streams that found their server before this epoch, and have not left it or found another.
-    pub fn behind(&self, epoch: Epoch) -> usize {
-        self.streams.before(epoch)
+    /// Resolves when every stream that found its server before this epoch has left it, or found another.
+    pub async fn none_behind(&self, epoch: Epoch) {
+        self.streams.none_before(epoch).await;
     }
 
     /// How many sessions of people there are with a service whose cookie is configured.

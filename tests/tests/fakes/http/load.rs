@@ -15,9 +15,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bascule_tests::http::{Answer, Client, Two};
+use bascule_tests::{
+    http::{Answer, Client, Two},
+    process,
+};
 use tokio::{
-    process::Command,
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep},
@@ -203,13 +205,15 @@ struct Said {
 
 /// Asks with ids of its own, and says at its end what went wrong.
 const WRK: &str = r#"
-local threads = 0
-setup = function(thread) thread:set("me", threads); threads = threads + 1 end
-init = function(args) n = 0 end
+local threads = {}
+setup = function(thread) thread:set("me", #threads); table.insert(threads, thread) end
+init = function(args) n, good, others = 0, 0, 0 end
 request = function() n = n + 1; return wrk.format("POST", "/effect/wrk-" .. me .. "-" .. n, nil, "from wrk") end
+response = function(status) if status == 201 then good = good + 1 else others = others + 1 end end
 done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format("answered %d wrong %d\n", summary.requests, e.status + e.connect + e.read + e.write + e.timeout))
+  local e, good, wrong = summary.errors, 0, 0
+  for _, thread in ipairs(threads) do good, wrong = good + thread:get("good"), wrong + thread:get("others") end
+  io.write(string.format("answered %d wrong %d\n", good, wrong + e.connect + e.read + e.write + e.timeout))
 end
 "#;
 /// Connections of wrk.
@@ -245,8 +249,8 @@ fn tools(rig: &Rig) -> JoinSet<Result<Said>> {
             arguments.push(format!("http://{http}/"));
         }
         tools.spawn(async move {
-            let mut command = Command::new(name.split(' ').next().unwrap_or(name));
-            command.args(&arguments).stdin(Stdio::null()).kill_on_drop(true);
+            let mut command = process::tied(name.split(' ').next().unwrap_or(name));
+            command.args(&arguments).stdin(Stdio::null());
             let output = command.output().await.context(name)?;
             ensure!(output.status.success(), "{name}: {output:?}");
             Ok(Said { name, text: String::from_utf8_lossy(&output.stdout).into_owned() })
@@ -260,19 +264,27 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 impl Said {
-    /// Answers that were good, and everything that was not.
+    /// Answers of 2xx, and everything that was not: other answers, requests and connections without one.
     fn counts(&self) -> (usize, usize) {
-        // answered 1 wrong 0
-        // requests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout
-        let line =
-            self.text.lines().find(|line| line.starts_with("requests: ") || line.starts_with("answered "));
-        let numbers: Vec<usize> =
-            line.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        match numbers[..] {
-            [good, wrong] => (good, wrong),
-            [_, _, _, good, failed, errored, late] => (good, failed + errored + late),
-            _ => panic!("{}: {}", self.name, self.text),
+        match self.name {
+            "wrk" => {
+                let [good, wrong] = self.numbers("answered ");
+                (good, wrong)
+            }
+            _ => {
+                let [.., failed, errored, late]: [usize; 7] = self.numbers("requests: ");
+                let [good, redirects, clients, servers] = self.numbers("status codes: ");
+                (good, redirects + clients + servers + failed + errored + late)
+            }
         }
+    }
+
+    /// Those of the line that begins so.
+    fn numbers<const N: usize>(&self, begin: &str) -> [usize; N] {
+        let line = self.text.lines().find_map(|line| line.strip_prefix(begin)).unwrap_or_default();
+        let words = line.split([' ', ',']);
+        let numbers: Vec<usize> = words.filter_map(|word| word.parse().ok()).collect();
+        numbers.try_into().unwrap_or_else(|_| panic!("{}: {begin}: {}", self.name, self.text))
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Rule: every attack hides a request of its own name in what one parser takes for something else; none may ever see it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bascule_tests::http::{Frame, Frames};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -16,28 +17,31 @@ use super::{
     USERS, plan,
 };
 
+/// Longest wait for the end of a connection.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Whoever waits for more than there is ends soon.
 const LIMITS: &str = "http.header = \"2s\"\nhttp.body = \"2s\"\nhttp.idle = \"2s\"\n";
 
-/// Requests of HTTP/1.1 as they are written: `{a}` is their own path, `{b}` the hidden request.
+/// Requests of HTTP/1.1 as they are written: `{a}` is their own path, `{b}` the hidden request, `{n}` and `{x}` its length,
+/// `{s}` the same with a blank in it. Whoever reads a length there that is none has a whole request.
 const CORPUS: &[&str] = &[
     // Two lengths, and lengths that are none.
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\n{b}\r\n0\r\n\r\n",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0x2c\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{x}\r\n{b}\r\n0\r\n\r\n",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0, {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 0x{x}\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: -0\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 4e1\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 4 4\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: {s}\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length : 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length\t: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\n Content-Length: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\r\n Content-Length: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\rContent-Length: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\nContent-Length: 44\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length : {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length\t: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\n Content-Length: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\r\n Content-Length: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\rContent-Length: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nX: y\nContent-Length: {n}\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551616\r\n\r\n{b}",
     // Codings that one knows and another one does not.
     "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n{b}",
@@ -68,7 +72,7 @@ const CORPUS: &[&str] = &[
     "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0_2\r\nZZ\r\n0\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\n\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 44\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: {n}\r\n\r\n{b}",
     "POST {a} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\nZ: a\r\n\r\n{b}",
     // Lines that end where another parser goes on.
     "GET {a} HTTP/1.1\nHost: h\n\n{b}",
@@ -88,8 +92,8 @@ const CORPUS: &[&str] = &[
     "GET {a} HTTP/9.9\r\nHost: h\r\n\r\n{b}",
     "GET {a}\r\n{b}",
     // Fields that another one would take out.
-    "POST {a} HTTP/1.1\r\nHost: h\r\nConnection: Content-Length\r\nContent-Length: 44\r\n\r\n{b}",
-    "POST {a} HTTP/1.1\r\nHost: h\r\nConnection: Transfer-Encoding, Host\r\nTransfer-Encoding: chunked\r\n\r\n5c\r\n{b}\r\n0\r\n\r\n",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nConnection: Content-Length\r\nContent-Length: {n}\r\n\r\n{b}",
+    "POST {a} HTTP/1.1\r\nHost: h\r\nConnection: Transfer-Encoding, Host\r\nTransfer-Encoding: chunked\r\n\r\n{x}\r\n{b}\r\n0\r\n\r\n",
     // Whose host, whose path.
     "GET {a} HTTP/1.1\r\nHost: h\r\nHost: other\r\n\r\n{b}",
     "GET {a} HTTP/1.1\r\n\r\n{b}",
@@ -124,7 +128,7 @@ async fn said(rig: &Rig, request: String) -> String {
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut said = Vec::new();
     // A reset is an end as well.
-    let _ = tcp.read_to_end(&mut said).await;
+    let _ = timeout(PATIENCE, tcp.read_to_end(&mut said)).await.expect("an end");
     String::from_utf8_lossy(&said).into_owned()
 }
 
@@ -135,6 +139,8 @@ async fn say(rig: &Arc<Rig>, corpus: &[&str]) -> Vec<String> {
         let hidden = hidden(n);
         let (length, hex) = (hidden.len().to_string(), format!("{:x}", hidden.len()));
         let request = request.replace("{a}", &format!("/own{n}/"));
+        let (first, rest) = length.split_at(1);
+        let request = request.replace("{s}", &format!("{first} {rest}"));
         let request = request.replace("{n}", &length).replace("{x}", &hex).replace("{b}", &hidden);
         let rig = rig.clone();
         all.spawn(async move { (n, said(&rig, request).await) });

@@ -9,22 +9,39 @@ use std::{
 
 use bascule_protocols::http::lane::Lane;
 use prometheus::IntGauge;
+use tokio::sync::Notify;
 
 use super::super::{conn::Conn, request::Request};
 use crate::topology::Epoch;
 
 /// Streams by the epoch in which they found their server.
 #[derive(Debug, Default)]
-pub(in super::super) struct Open(Mutex<BTreeMap<u32, usize>>);
+pub(in super::super) struct Open {
+    streams: Mutex<BTreeMap<u32, usize>>,
+    fewer: Notify,
+}
 
 impl Open {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those from before this epoch.
     pub(in super::super) fn before(&self, epoch: Epoch) -> usize {
         self.lock().range(..epoch.0).map(|(_, count)| count).sum()
+    }
+
+    /// Resolves when none is from before this epoch.
+    pub(in super::super) async fn none_before(&self, epoch: Epoch) {
+        loop {
+            let fewer = self.fewer.notified();
+            let mut fewer = std::pin::pin!(fewer);
+            fewer.as_mut().enable();
+            if self.before(epoch) == 0 {
+                return;
+            }
+            fewer.await;
+        }
     }
 
     fn add(&self, epoch: Epoch) {
@@ -39,6 +56,8 @@ impl Open {
                 all.remove(&epoch.0);
             }
         }
+        drop(all);
+        self.fewer.notify_waiters();
     }
 }
 
@@ -97,5 +116,22 @@ mod tests {
         open.remove(Epoch(1));
         open.remove(Epoch(1));
         assert_eq!([1, 2, 3].map(|epoch| open.before(Epoch(epoch))), [0, 0, 2]);
+    }
+
+    #[tokio::test]
+    async fn the_last_one_that_goes_is_heard_of() {
+        let open = Arc::new(Open::default());
+        open.add(Epoch(1));
+        open.add(Epoch(1));
+        let waits = tokio::spawn({
+            let open = open.clone();
+            async move { open.none_before(Epoch(2)).await }
+        });
+        for left in [false, true] {
+            tokio::task::yield_now().await;
+            assert!(!waits.is_finished(), "{left}");
+            open.remove(Epoch(1));
+        }
+        waits.await.unwrap();
     }
 }
