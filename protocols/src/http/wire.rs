@@ -9,6 +9,9 @@ const SIZE_LINE: usize = 256 + 16;
 /// More digits than any chunk has bytes for.
 const DIGITS: usize = 16;
 
+/// So many bytes of empty lines may stand before a head.
+const BLANK: usize = 16;
+
 /// Where the bytes of a connection are.
 #[derive(Debug)]
 pub struct Wire {
@@ -105,6 +108,9 @@ impl Wire {
         match &mut self.at {
             At::Head(begun) => {
                 let (taken, whole) = collect(begun, bytes, self.limit, is_head)?;
+                if begun.len() > BLANK && !begun[..=BLANK].iter().any(|b| !b"\r\n".contains(b)) {
+                    return Err(Refused::Field);
+                }
                 if let Some(head) = whole {
                     let next = check_raw(&head)?;
                     self.heads += 1;
@@ -182,7 +188,7 @@ fn least(left: u64, here: usize) -> usize {
 
 /// A head ends with an empty line; what is nothing but empty lines stands before one (RFC 9112 §2.2).
 fn is_head(all: &[u8]) -> bool {
-    all.ends_with(b"\r\n\r\n") && !all.iter().all(|b| b"\r\n".contains(b))
+    all.ends_with(b"\r\n\r\n") && all.iter().take(BLANK + 1).any(|b| !b"\r\n".contains(b))
 }
 
 fn is_trailer(all: &[u8]) -> bool {
@@ -261,6 +267,23 @@ mod tests {
 
     const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+    #[test]
+    fn few_empty_lines_may_stand_before_a_head_and_many_are_refused_at_once() {
+        let head = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        for lines in [0, 1, BLANK / 2] {
+            for pieces in [1, 3, 100] {
+                let bytes = "\r\n".repeat(lines) + head;
+                assert_eq!(fed(bytes.as_bytes(), pieces), (1, None), "{lines} {pieces}");
+            }
+        }
+        for pieces in [1, 2, 7] {
+            let (heads, refused) = fed(("\r\n".repeat(400) + head).as_bytes(), pieces);
+            let (after, why, _) = refused.unwrap();
+            assert_eq!((heads, why), (0, Refused::Field));
+            assert!(after <= BLANK + pieces, "{after} {pieces}");
+        }
+    }
 
     #[test]
     fn requests_in_a_row_are_told_apart() {

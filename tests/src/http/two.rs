@@ -91,10 +91,14 @@ impl Uploads {
         Ok(Self(sender))
     }
 
-    /// The head of a request with so many bytes of body.
-    pub async fn begin(&self, method: &str, target: &str, length: usize) -> Result<Upload> {
+    /// The head of a request with a body of so many bytes, if that is to be said.
+    pub async fn begin(&self, method: &str, target: &str, length: Option<usize>) -> Result<Upload> {
         let uri = format!("https://mail.bascule.test{target}");
-        let request = Request::builder().method(method).uri(uri).header("content-length", length).body(())?;
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let request = request.body(())?;
         let (answer, body) = self.0.clone().ready().await?.send_request(request, false)?;
         Ok(Upload { body, answer })
     }

@@ -97,6 +97,8 @@ struct Flying {
     writes: bool,
     /// Its body outgrew what is kept, and is still coming.
     unkept: bool,
+    /// Its final response has begun.
+    answered: bool,
     wire: Option<Arc<Wire>>,
 }
 
@@ -170,7 +172,7 @@ impl Conn {
         let mut state = self.state();
         let id = state.next;
         state.next += 1;
-        state.flights.push(Flying { id, pool, writes: false, unkept: false, wire: None });
+        state.flights.push(Flying { id, pool, writes: false, unkept: false, answered: false, wire: None });
         if self.entry.handle.word.announce(state.standing(), &self.world().gate, epoch) {
             return Some(Flight { conn: self.clone(), id, pool, epoch });
         }
@@ -315,10 +317,22 @@ impl Conn {
                 self.report(number, Progress::Done)
             }
             Order::Leave => {
-                let state = self.state();
-                state.flights.iter().filter(|one| !one.writes).for_each(Flying::cut);
+                let mut state = self.state();
+                // What is cut is at no pool any more, though its client may take long to be told.
+                let (mut lost, before) = (false, state.flights.len());
+                state.flights.retain(|one| {
+                    let stays = one.writes || !one.cut();
+                    lost |= !stays && one.answered;
+                    stays
+                });
+                if state.flights.len() < before {
+                    self.say(&state);
+                }
                 let left = state.flights.is_empty();
                 drop(state);
+                if lost {
+                    self.lost_a_read();
+                }
                 if left {
                     self.report(number, Progress::Done);
                 }
@@ -400,7 +414,9 @@ impl Conn {
             self.closing.send_replace(true);
         }
         if state.shut.is_some_and(|shut| now >= shut + self.patience()) {
-            state.flights.iter().filter(|one| one.unkept).for_each(Flying::cut);
+            for one in state.flights.iter().filter(|one| one.unkept) {
+                one.cut();
+            }
         }
         self.entry.handle.due(None);
         self.schedule(&state);
@@ -409,10 +425,9 @@ impl Conn {
 }
 
 impl Flying {
-    fn cut(&self) {
-        if let Some(wire) = &self.wire {
-            wire.cut();
-        }
+    /// Ends the connection that it goes over. False: it has none.
+    fn cut(&self) -> bool {
+        self.wire.as_ref().map(|wire| wire.cut()).is_some()
     }
 }
 
@@ -446,9 +461,9 @@ impl Flight {
     /// The last byte of a write goes now, if the gate lets it.
     pub(super) fn commit(&self) -> bool {
         let mut state = self.conn.state();
-        if let Some(one) = state.find(self.id) {
-            (one.writes, one.unkept) = (true, false);
-        }
+        // One that was cut commits to nothing any more.
+        let Some(one) = state.find(self.id) else { return false };
+        (one.writes, one.unkept) = (true, false);
         if self.conn.entry.handle.word.announce(state.standing(), &self.conn.world().gate, self.epoch) {
             return true;
         }
@@ -468,11 +483,20 @@ impl Flight {
         committed
     }
 
+    /// An upload that is not kept has come to its end: it is a write like any other from here on.
+    pub(super) fn whole(&self) {
+        let mut state = self.conn.state();
+        if let Some(one) = state.find(self.id) {
+            one.unkept = false;
+        }
+        self.conn.schedule(&state);
+    }
+
     /// The final response has begun: what it did is done.
     pub(super) fn answered(&self) {
         let mut state = self.conn.state();
         if let Some(one) = state.find(self.id) {
-            (one.writes, one.unkept) = (false, false);
+            (one.writes, one.unkept, one.answered) = (false, false, true);
         }
         self.conn.say(&state);
     }

@@ -43,9 +43,10 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// Whether a pool took them.
-    pub(super) fn are_good(&self, service: &str, head: &RequestHeader) -> bool {
-        lasting(head).is_some_and(|given| self.taken.get(self.hash(service, given)).is_some())
+    /// A number for credentials that a pool took. Whoever makes some up has a number of their own.
+    pub(super) fn number(&self, service: &str, head: &RequestHeader) -> Option<u64> {
+        let hash = self.hash(service, lasting(head)?);
+        self.taken.get(hash).map(|_| hash)
     }
 
     fn hash(&self, service: &str, credentials: &[u8]) -> u64 {
@@ -66,7 +67,9 @@ impl Credentials {
         let new = self.is_new(epoch, now);
         match status {
             200..=399 => self.taken.put(hash, 0),
-            401 | 407 => return new && self.taken.get(hash).is_some(),
+            401 | 407 if new => return self.taken.get(hash).is_some(),
+            // They were right once.
+            401 | 407 => self.taken.remove(hash),
             _ => {}
         }
         false
@@ -116,8 +119,9 @@ mod tests {
             credentials.doubtful("dav", &head, status, Epoch(epoch), now)
         };
         assert!(!said("anna", 200, 3, 0) && !said("bert", 401, 3, 0));
-        assert!(!said("anna", 401, 3, 1), "the same pool may change its mind");
+        assert!(!said("carl", 200, 3, 0) && !said("carl", 401, 3, 1), "the same pool may change its mind");
         assert!(said("anna", 401, 4, 2));
+        assert!(!said("carl", 401, 4, 2), "they were right once");
         assert!(!said("bert", 401, 4, 2), "nobody ever took them");
         assert!(said("anna", 401, 4, 60));
         assert!(!said("anna", 401, 4, 63), "a minute is over");

@@ -15,7 +15,6 @@ use super::{
     conn::Conn,
     cookie,
     request::{Request, target},
-    servers::identity,
 };
 use crate::config::HttpAddress;
 
@@ -81,14 +80,14 @@ pub(super) async fn too_many(session: &mut Session, conn: &Conn) -> Result<bool>
     }
 }
 
-/// The same of one whose name is known to be its own: nobody is to use up what another one may do.
+/// The same of one whose credentials a pool took: nobody is to use up what another one may do, so that it is they that are
+/// counted, and not the name in them.
 pub(super) async fn too_many_of_one(session: &mut Session, request: &Request) -> Result<bool> {
     let (head, conn) = (session.req_header(), &request.conn);
-    let Some(name) = identity(head) else { return Ok(false) };
-    if !conn.world().http.credentials.are_good(&request.service, head) {
+    let Some(number) = conn.world().http.credentials.number(&request.service, head) else {
         return Ok(false);
-    }
-    match conn.door.rates.request_of(conn.entry.handle.peer.ip(), &String::from_utf8_lossy(&name)) {
+    };
+    match conn.door.rates.request_of(conn.entry.handle.peer.ip(), &number.to_string()) {
         Ok(()) => Ok(false),
         Err(limit) => answer::too_often(session, conn, limit).await.map(|()| true),
     }

@@ -160,11 +160,9 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
         front::introduce(session.req_header(), upstream, request)?;
-        let may = if session.as_mut().is_body_empty() {
-            request.commit()
-        } else {
-            request.begin_body(front::length(session.req_header()))
-        };
+        let length = front::length(session.req_header());
+        let empty = session.as_mut().is_body_empty() || length == Some(0);
+        let may = if empty { request.commit() } else { request.begin_body(length) };
         if may {
             return Ok(());
         }
@@ -191,6 +189,8 @@ impl ProxyHttp for Gateway {
             request.conn.world().metrics.limits_hit.count("http_body_size");
             return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is too long").into_down());
         }
+        // To a server of HTTP/1.1 a body is whole with its last byte, however late the client's stream ends.
+        let end = end || front::length(session.req_header()) == Some(request.body);
         if end {
             request.open.whole();
         }
@@ -345,6 +345,9 @@ fn pass_on(request: &mut Request, session: &Session, end: bool, length: usize) -
         return match AtGate::of(Body::Lost, request.conn.draining()) {
             AtGate::Finish | AtGate::Wait => {
                 request.sent = Sent::All;
+                if let Some(flight) = &request.flight {
+                    flight.whole();
+                }
                 Ok(())
             }
             AtGate::Busy => Err(give_up(request, Some(Next::Busy), "a body that is not kept came too late")),

@@ -54,12 +54,15 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session) -> Result
 }
 
 async fn wait(conn: &Arc<Conn>, request: &mut Request, session: &mut Session) -> Result<(), Stop> {
-    let _waiting = conn.wait();
+    // It hears of the gate; an attach waits for what waits for the gate, and not for a slow server.
+    let _hears = conn.adrift();
+    let mut waiting = None;
     let until = request.deadline();
     let mut gone = pin!(gone(session));
     loop {
         let mut moved = pin!(conn.moved.notified());
         moved.as_mut().enable();
+        waiting = if conn.admitted() { None } else { waiting.or_else(|| Some(conn.wait())) };
         let now = Instant::now();
         if now >= until {
             return Err(Stop::Busy("http_hold"));

@@ -13,7 +13,7 @@ use std::{
 use bascule_certs::CertError;
 use pingora_core::{
     protocols::tls::CaType,
-    upstreams::peer::HttpPeer,
+    upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy},
     utils::tls::{WrappedX509, parse_x509},
 };
 use pingora_http::RequestHeader;
@@ -133,6 +133,8 @@ pub(super) fn choose(
         HttpVersion::Two => options.set_http_version(2, 2),
     }
     options.max_h2_streams = STREAMS;
+    // WebSockets have a lane; what else wants another protocol would be out of reach of the gate.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     options.connection_timeout = Some(service.dial_timeout);
     options.total_connection_timeout = Some(service.dial_timeout);
     options.read_timeout = Some(service.silence);

@@ -84,6 +84,8 @@ pub(super) const KEPT: u64 = 64 * 1024;
 const LOSSES: u8 = 3;
 /// First pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
+/// A stream that stood for so long did not break at once.
+const STOOD: Duration = Duration::from_secs(5);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -105,7 +107,7 @@ impl Request {
             losses: 0,
             has_body,
             priority: route.priority.unwrap_or(usual),
-            lasting: lasting(head) || policy.read_only,
+            lasting: policy.read_only,
             place: None,
             open,
             flight: None,
@@ -213,6 +215,16 @@ impl Request {
         self.moved = true;
     }
 
+    /// Its stream broke, and is asked for again: at once, if it has stood for a while.
+    pub(super) fn broke(&mut self) {
+        let (pause, stood) = (self.pause, self.left.elapsed() >= STOOD);
+        self.begin_again();
+        if !stood {
+            self.pause = pause;
+            self.back_off(false);
+        }
+    }
+
     /// The first try after a loss comes at once; those after it take their time.
     pub(super) fn back_off(&mut self, at_once: bool) {
         if !(at_once && self.pause.is_zero()) {
@@ -220,12 +232,6 @@ impl Request {
         }
         self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
     }
-}
-
-/// Whether its answer lasts: events, or another protocol.
-fn lasting(head: &RequestHeader) -> bool {
-    let accepts = head.headers.get("accept").and_then(|value| value.to_str().ok());
-    head.headers.contains_key("upgrade") || accepts.is_some_and(|kinds| kinds.contains("text/event-stream"))
 }
 
 /// What the client has of the answer.

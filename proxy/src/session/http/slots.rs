@@ -23,6 +23,13 @@ impl Slots {
         slots[place(hash)].store(tag(hash) | u64::from(value), Ordering::Relaxed);
     }
 
+    /// Forgets what was remembered for `hash`.
+    pub(super) fn remove(&self, hash: u64) {
+        if let (Some(_), Some(slots)) = (self.get(hash), self.0.get()) {
+            slots[place(hash)].store(0, Ordering::Relaxed);
+        }
+    }
+
     /// What was remembered for `hash`, if it has not been displaced.
     pub(super) fn get(&self, hash: u64) -> Option<u16> {
         let found = self.0.get()?[place(hash)].load(Ordering::Relaxed);
@@ -52,6 +59,10 @@ mod tests {
         assert_eq!((slots.get(one), slots.get(other)), (Some(7), None));
         slots.put(other, 8);
         assert_eq!((slots.get(one), slots.get(other)), (None, Some(8)), "of one place");
+        slots.remove(one);
+        assert_eq!(slots.get(other), Some(8), "of one place, and not its own");
+        slots.remove(other);
+        assert_eq!(slots.get(other), None);
         slots.put(0, 0);
         assert_eq!((slots.get(0), slots.get(1)), (Some(0), None));
     }

@@ -270,13 +270,13 @@ async fn nothing_is_lost_doubled_or_refused_while_everything_moves_to_and_fro() 
 async fn an_upload_that_drains_is_not_kept_from_it_by_what_waits_on_its_connection() {
     let rig = plan().start(USERS).await;
     let connection = Uploads::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
-    let mut begun = connection.begin("POST", "/effect/begun", 200_000).await.unwrap();
+    let mut begun = connection.begin("POST", "/effect/begun", Some(200_000)).await.unwrap();
     begun.send(vec![b'x'; 100_000], false).unwrap();
     rig.web()[0].seen_of("/effect/begun", |seen| seen.body >= 100_000).await;
     let cutover = rig.begin("new");
     rig.state("holding").await;
     // More of it than one window of a connection has room for, and nobody reads it.
-    let mut waits = connection.begin("POST", "/effect/waits", 150_000).await.unwrap();
+    let mut waits = connection.begin("POST", "/effect/waits", Some(150_000)).await.unwrap();
     waits.send(vec![b'y'; 150_000], true).unwrap();
     rig.held(1).await;
     begun.send(vec![b'x'; 100_000], true).unwrap();
@@ -285,4 +285,73 @@ async fn an_upload_that_drains_is_not_kept_from_it_by_what_waits_on_its_connecti
     assert_eq!(waits.answer().await.unwrap(), (201, b"new".to_vec()));
     let sizes: Vec<usize> = rig.shelf.effects().iter().map(|effect| effect.body.len()).collect();
     assert_eq!(sizes, [200_000, 150_000]);
+}
+
+#[tokio::test]
+async fn a_body_is_whole_with_its_last_byte_however_late_its_stream_ends() {
+    let rig = plan().start(USERS).await;
+    let answer = Stall::default();
+    rig.web()[0].fault("/effect", At::Withhold(answer.clone()), 1);
+    let connection = Uploads::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+    let mut upload = connection.begin("POST", "/effect/mail", Some(4)).await.unwrap();
+    upload.send(b"mail".to_vec(), false).unwrap();
+    answer.reached(1).await;
+    let cutover = rig.begin("new");
+    // It was carried out: that is what the drain waits for.
+    rig.proxy
+        .until(|status| status["cutover"]["waits_for"].to_string().contains("unanswered writes"))
+        .await
+        .unwrap();
+    upload.send(Vec::new(), true).unwrap();
+    answer.release();
+    assert_eq!(upload.answer().await.unwrap(), (201, b"old".to_vec()));
+    through(cutover.end().await);
+    assert_eq!(rig.shelf.effects().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_keeps_nobody_from_leaving() {
+    for two in [false, true] {
+        let rig = plan().stops().cutover("unmovable = 2\n").start(USERS).await;
+        let page = vec![b'x'; 64_000_000];
+        let mut client = rig.secure_browser().await;
+        assert_eq!(client.ask("PUT", "/dav/large", &page).await.unwrap().status, 201);
+        let (connection, mut upload);
+        if two {
+            connection = Uploads::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+            upload = connection.begin("GET", "/dav/large", None).await.unwrap();
+            upload.send(Vec::new(), true).unwrap();
+        } else {
+            client.write(Client::head("GET", "/dav/large", "", 0)).await.unwrap();
+        }
+        rig.web()[0].seen_of("GET /dav/large", |seen| seen.whole).await;
+        let ran = rig.begin("new").end().await;
+        assert_eq!((ran.code, &ran.json["outcome"]), (0, &"done".into()), "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_upload_that_was_sent_whole_has_all_of_the_drain() {
+    let rig = plan().start(USERS).await;
+    let answer = Stall::default();
+    rig.web()[0].fault("/effect", At::Withhold(answer.clone()), 1);
+    let mut client = rig.browser().await;
+    let body = vec![b'x'; 100_000];
+    client
+        .write([Client::head("POST", "/effect/long", "", body.len()).as_bytes(), &body].concat())
+        .await
+        .unwrap();
+    answer.reached(1).await;
+    let cutover = rig.begin("new");
+    // Half of the drain is what an upload may use that does not come to its end.
+    rig.proxy
+        .until(|status| {
+            status["cutover"]["budget_left_ms"].as_u64().is_some_and(|left| left < 50_000 - 5_000)
+        })
+        .await
+        .unwrap();
+    answer.release();
+    assert_eq!(client.answer().await.unwrap().text(), "old");
+    through(cutover.end().await);
+    assert_eq!(rig.shelf.effects().len(), 1);
 }

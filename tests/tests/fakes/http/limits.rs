@@ -4,7 +4,10 @@
 
 use bascule_tests::http::Client;
 
-use super::{super::rig::Rig, USERS, plan};
+use super::{
+    super::rig::{BARRIER, Rig, Twins, through},
+    USERS, plan,
+};
 
 impl Rig {
     /// Waits until so many requests queue.
@@ -65,6 +68,11 @@ async fn so_many_are_served_at_once_and_the_urgent_go_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_queues_moves_with_the_others_and_whoever_goes_is_forgotten() {
     let rig = plan().service("concurrency = 1\n").start(USERS).await;
+    // A socket takes its place until it is one, and is then in nobody's way.
+    let mut socket = rig.browser().await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(socket.ask_with("GET", "/ws", upgrade, b"").await.unwrap().status, 101);
     let first = rig.web()[0].stall("/first");
     let mut one = rig.asking("GET", "/first").await;
     first.reached(1).await;
@@ -74,17 +82,58 @@ async fn whoever_queues_moves_with_the_others_and_whoever_goes_is_forgotten() {
     rig.queued(0.0).await;
     let mut waits = rig.asking("POST", "/effect").await;
     rig.queued(1.0).await;
-    // A socket stays, and is in nobody's way.
-    let mut socket = rig.browser().await;
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(socket.ask_with("GET", "/ws", upgrade, b"").await.unwrap().status, 101);
     rig.cutover("new").await;
     first.release();
     assert_eq!(one.answer().await.unwrap().status, 200);
     assert_eq!(waits.answer().await.unwrap().text(), "new");
     assert_eq!(rig.shelf.effects().len(), 1);
     assert_eq!(rig.web()[0].count("/gone") + rig.web()[1].count("/gone"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_says_of_its_request_takes_it_out_of_no_queue() {
+    let rig = plan().service("concurrency = 1\n").start(USERS).await;
+    let first = rig.web()[0].stall("/first");
+    let mut one = rig.asking("GET", "/first").await;
+    first.reached(1).await;
+    let mut others = Vec::new();
+    for (n, (method, fields)) in [
+        ("GET", "Accept: text/event-stream, */*\r\n"),
+        ("POST", "Accept: text/event-stream, */*\r\n"),
+        ("GET", "Connection: Upgrade\r\nUpgrade: x\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = rig.browser().await;
+        client.write(Client::head(method, "/page", fields, 0)).await.unwrap();
+        rig.queued((n + 1) as f64).await;
+        others.push(client);
+    }
+    first.release();
+    assert_eq!(one.answer().await.unwrap().status, 200);
+    for client in &mut others {
+        assert!(client.answer().await.unwrap().ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_full_holds_up_no_cutover() {
+    let rig = plan().twins(Twins::Dav).service("concurrency = 1\n").start(USERS).await;
+    let barrier = rig.hooks.stall(BARRIER);
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&barrier).await;
+    let slow = rig.webs[3].stall("/cal");
+    let mut held = [rig.asking("GET", "/cal/one").await, rig.asking("GET", "/cal/two").await];
+    rig.held(2).await;
+    barrier.release();
+    slow.reached(1).await;
+    through(cutover.end().await);
+    rig.queued(1.0).await;
+    slow.release();
+    for client in &mut held {
+        assert!(client.answer().await.unwrap().ok());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use std::{
 
 use bascule_tests::{
     fake::{Stall, http::At},
-    http::{Client, Events},
+    http::{Client, Events, Uploads},
 };
 use serde_json::Value;
 use tokio::task::{JoinHandle, JoinSet};
@@ -332,4 +332,31 @@ async fn a_download_finishes_where_it_began() {
     assert!(one.answer().await.unwrap().body == large && two.await.unwrap() == large);
     assert_eq!(rig.web()[1].seen().len(), 0);
     assert_eq!(one.ask("GET", "/page", b"").await.unwrap().text(), "new /page");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_streams_are_told_whose_they_are_whatever_the_client_names() {
+    let rig = plan().start(USERS).await;
+    let mut client = rig.browser().await;
+    let fields = "Accept: text/event-stream, */*\r\nX-Forwarded-For: 192.0.2.1\r\nX-Own: 1\r\n\
+                  Connection: x-forwarded-for, x-real-ip, forwarded, x-own\r\n";
+    assert!(client.ask_with("GET", "/page", fields, b"").await.unwrap().ok());
+    let head = rig.web()[0].seen()[0].head.to_ascii_lowercase();
+    for field in ["x-forwarded-for: 127.0.0.1\r\n", "x-real-ip: 127.0.0.1\r\n", "forwarded: for=127.0.0.1;"] {
+        assert!(head.contains(field), "{field} {head}");
+    }
+    assert!(!head.contains("192.0.2.1") && !head.contains("x-own"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_sync_of_no_known_length_passes() {
+    let rig = plan().start(USERS).await;
+    let connection = Uploads::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+    let sync = "/Microsoft-Server-ActiveSync?Cmd=Sync&User=alice";
+    let mut upload = connection.begin("POST", sync, None).await.unwrap();
+    for end in [false, true] {
+        upload.send(vec![b'x'; 60_000], end).unwrap();
+    }
+    assert_eq!(upload.answer().await.unwrap(), (201, b"old".to_vec()));
+    assert_eq!(rig.shelf.effects()[0].body.len(), 120_000);
 }

@@ -59,7 +59,10 @@ pub(super) async fn serve(
         if events.torn() {
             break;
         }
-        request.begin_again();
+        match outcome {
+            "events_reopened" => request.broke(),
+            _ => request.begin_again(),
+        }
         question.set_last_id(events.last_id());
         match reopen(request, session, &question).await {
             Ok(again) => found = again,

@@ -33,8 +33,9 @@ struct Found {
 
 /// Serves a request that has a lane. False: it has none, and its body is where it was or is kept.
 pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll: bool) -> Result<bool> {
+    let bodyless = session.as_mut().is_body_empty();
     let head = session.req_header();
-    let Some(asked) = asked(head, long_poll) else { return Ok(false) };
+    let Some(asked) = asked(head, long_poll, bodyless) else { return Ok(false) };
     let lane = match asked.lane() {
         None if asked.may_wait() => by_body(&body(request, session).await?),
         lane => lane,
@@ -46,9 +47,9 @@ pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll
 }
 
 /// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
-fn asked(head: &RequestHeader, poll: bool) -> Option<Asked<'_>> {
+fn asked(head: &RequestHeader, poll: bool, bodyless: bool) -> Option<Asked<'_>> {
     let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    (is_small(head) && head.version > http::Version::HTTP_10).then(|| Asked {
+    (is_small(head, bodyless) && head.version > http::Version::HTTP_10).then(|| Asked {
         method: head.method.as_str(),
         target: target(head),
         accept: field("accept"),
@@ -59,9 +60,11 @@ fn asked(head: &RequestHeader, poll: bool) -> Option<Asked<'_>> {
 }
 
 /// Whether its body is small enough to be kept, and comes without being asked for.
-fn is_small(head: &RequestHeader) -> bool {
+fn is_small(head: &RequestHeader, bodyless: bool) -> bool {
     let framed = head.headers.contains_key("transfer-encoding");
-    !framed && !head.headers.contains_key("expect") && front::length(head).is_none_or(|length| length <= KEPT)
+    !framed
+        && !head.headers.contains_key("expect")
+        && front::length(head).map_or(bodyless, |length| length <= KEPT)
 }
 
 /// Reads the whole body. It is kept besides, for whoever serves the request in the end.
@@ -81,7 +84,9 @@ async fn body(request: &mut Request, session: &mut Session) -> Result<bytes::Byt
 
 async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Result<()> {
     // What is known to be read does not count as a write, whatever its method says.
-    (request.policy.read_only, request.lasting) = (true, true);
+    request.policy.read_only = true;
+    // What is asked for as a stream may be answered at once: until it is one, it takes its place.
+    request.lasting = lane == Lane::Poll;
     match hold::pass(request, session).await {
         Ok(()) => {}
         Err(stop) => return give_up(request, session, stop).await,
@@ -99,9 +104,13 @@ async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Resu
     };
     match lane {
         Lane::Events if events::is_stream(&found.answer) => {
+            request.place = None;
             events::serve(request, session, question, found).await
         }
-        Lane::Socket if found.answer.status() == 101 => socket::serve(request, session, found).await,
+        Lane::Socket if found.answer.status() == 101 => {
+            request.place = None;
+            socket::serve(request, session, found).await
+        }
         Lane::Events | Lane::Poll | Lane::Socket => pass::pass(request, session, found).await,
     }
 }

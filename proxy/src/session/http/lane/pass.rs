@@ -28,22 +28,28 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session, found: Fo
         let piece = tokio::select! {
             piece = body.frame() => piece,
             () = hold::gone(session) => return Err(gone()),
-            () = told_to_leave(&request.conn) => {
-                request.conn.lost_a_read();
-                return Err(cut("the pool is left"));
-            }
+            () = told_to_leave(&request.conn) => return left(request),
         };
         match piece {
             None => break,
             Some(Err(_)) => return Err(cut("the server is lost")),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
-                    session.write_response_body(Some(data), false).await?;
+                    tokio::select! {
+                        written = session.write_response_body(Some(data), false) => written?,
+                        // A client that does not read keeps nobody at a pool.
+                        () = told_to_leave(&request.conn) => return left(request),
+                    }
                 }
             }
         }
     }
     session.write_response_body(None, true).await
+}
+
+fn left(request: &Request) -> Result<()> {
+    request.conn.lost_a_read();
+    Err(cut("the pool is left"))
 }
 
 fn cut(why: &'static str) -> Box<Error> {

@@ -74,6 +74,10 @@ impl Question {
         service: &HttpService,
     ) -> Result<http::Request<Full<Bytes>>> {
         let mut told = self.head.clone();
+        // First, so that a client cannot name what is only said then.
+        for name in named(&self.head.headers).into_iter().chain(["connection".to_owned()]) {
+            told.remove_header(&name);
+        }
         front::introduce(&self.head, &mut told, request)?;
         let (host, version) = (front::authority(&self.head), self.version(service.version));
         let uri = match (version, &service.tls) {
@@ -103,11 +107,15 @@ impl Question {
     }
 }
 
+/// Fields that `Connection` says are for this connection only.
+fn named(from: &HeaderMap) -> Vec<String> {
+    let fields = from.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    fields.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
 /// All fields that are for whoever comes next.
 fn copy(from: &HeaderMap, to: &mut HeaderMap) {
-    let named = from.get_all("connection").iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<String> =
-        named.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+    let named = named(from);
     let goes = |name: &HeaderName| {
         !HOPS.contains(&name.as_str()) && !named.iter().any(|other| other == name.as_str())
     };
