@@ -84,6 +84,7 @@ enum Product {
     Bascule,
     Haproxy,
     Nginx,
+    Pingora,
 }
 
 /// What is to be done.
@@ -164,9 +165,11 @@ impl Args {
                 });
             }
         }
-        for (product, name, kind) in
-            [(Product::Haproxy, "haproxy", Kind::Haproxy), (Product::Nginx, "nginx", Kind::Nginx)]
-        {
+        for (product, name, kind) in [
+            (Product::Haproxy, "haproxy", Kind::Haproxy),
+            (Product::Nginx, "nginx", Kind::Nginx),
+            (Product::Pingora, "pingora", Kind::Pingora(beside_us("bascule-pingora")?)),
+        ] {
             if wanted(product) {
                 all.push(Contender { name: name.to_owned(), kind, limits: String::new() });
             }

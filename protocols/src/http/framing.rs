@@ -90,7 +90,7 @@ pub(super) const ENDS: [&str; 3] = ["content-length", "transfer-encoding", "host
 pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> Result<Next, Refused> {
     let (mut length, mut codings, mut hosts, mut upgrade) = (None::<&[u8]>, 0u8, 0u8, false);
     for (name, value) in head.fields {
-        if !is_token(name) || value.iter().any(|b| b"\r\n\0".contains(b)) {
+        if !is_token(name) || memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
             return Err(Refused::Field);
         }
         let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -176,18 +176,19 @@ fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(head);
     std::iter::from_fn(move || {
         let all = rest?;
-        let (line, after) = match memchr::memmem::find(all, b"\r\n") {
-            Some(at) => (&all[..at], Some(&all[at + 2..])),
-            None => (all, None),
-        };
-        rest = after;
-        Some(line)
+        let end = memchr::memchr_iter(b'\n', all).find(|at| *at > 0 && all[at - 1] == b'\r');
+        rest = end.map(|at| &all[at + 1..]);
+        Some(end.map_or(all, |at| &all[..at - 1]))
     })
 }
 
 /// The path of a request target: without the query, and without scheme and authority where those are there.
 pub fn path_of(target: &str) -> &str {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let end = memchr::memchr2(b'?', b'#', target.as_bytes());
+    let path = &target[..end.unwrap_or(target.len())];
+    if path.starts_with('/') {
+        return path;
+    }
     match path.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         Some(_) | None => path,
@@ -201,6 +202,9 @@ fn is_of_host(b: u8) -> bool {
 
 /// A request target without scheme and authority; `None`: it has none.
 pub fn without_authority(target: &str) -> Option<String> {
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     if scheme.contains(['/', '?', '#']) {
         return None;
@@ -220,6 +224,9 @@ pub(super) fn is_token(name: &str) -> bool {
 
 /// `.` or `..`, with either dot encoded, and with the backslash that some servers take for a slash.
 fn is_dots(segment: &str) -> bool {
+    if memchr::memchr2(b'%', b'\\', segment.as_bytes()).is_none() {
+        return segment == "." || segment == "..";
+    }
     let plain = segment.replace("%2e", ".").replace("%2E", ".");
     let split = plain.replace("%5c", "\\").replace("%5C", "\\").replace("%2f", "\\").replace("%2F", "\\");
     split.split('\\').any(|part| part == "." || part == "..")

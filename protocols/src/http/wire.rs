@@ -107,15 +107,19 @@ impl Wire {
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
         match &mut self.at {
             At::Head(begun) => {
+                // As most come: nothing is copied.
+                if let (true, Some(length)) = (begun.is_empty(), whole_head(bytes, self.limit)) {
+                    let next = check_raw(&bytes[..length])?;
+                    self.head_passes(next);
+                    return Ok(length);
+                }
                 let (taken, whole) = collect(begun, bytes, self.limit, is_head)?;
                 if begun.len() > BLANK && !begun[..=BLANK].iter().any(|b| !b"\r\n".contains(b)) {
                     return Err(Refused::Field);
                 }
                 if let Some(head) = whole {
                     let next = check_raw(&head)?;
-                    self.heads += 1;
-                    self.upgrade = next.upgrade;
-                    self.at = self.after_head(next);
+                    self.head_passes(next);
                 }
                 Ok(taken)
             }
@@ -169,12 +173,14 @@ impl Wire {
         }
     }
 
-    fn after_head(&self, next: Next) -> At {
-        match next {
+    fn head_passes(&mut self, next: Next) {
+        self.heads += 1;
+        self.upgrade = next.upgrade;
+        self.at = match next {
             Next { chunks: true, .. } => At::Size(Vec::new()),
             Next { length: 0, .. } => self.after_body(),
             Next { length, .. } => At::Length(length),
-        }
+        };
     }
 
     fn after_body(&self) -> At {
@@ -184,6 +190,15 @@ impl Wire {
 
 fn least(left: u64, here: usize) -> usize {
     usize::try_from(left).map_or(here, |left| left.min(here))
+}
+
+/// How long the head is that these bytes begin with, if all of it is there and nothing stands before it.
+fn whole_head(bytes: &[u8], limit: usize) -> Option<usize> {
+    if matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
+        return None;
+    }
+    let length = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
+    (length <= limit).then_some(length)
 }
 
 /// A head ends with an empty line; what is nothing but empty lines stands before one (RFC 9112 §2.2).

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Haproxy,
     /// nginx's mail module; for HTTP its proxy module.
     Nginx,
+    /// Nothing but pingora, which bascule uses for HTTP: no peer, but a share of what bascule costs.
+    Pingora(PathBuf),
 }
 
 /// A proxy that runs.
@@ -65,14 +67,15 @@ impl Contender {
             (Kind::Nginx, Leg::TlsTls, Speech::Imap | Speech::Smtp) => {
                 Some("cannot speak TLS to a mail backend")
             }
-            (Kind::Haproxy | Kind::Bascule(_) | Kind::Nginx, _, _) => None,
+            (Kind::Pingora(_), _, Speech::Imap | Speech::Smtp) => Some("speaks HTTP only"),
+            (Kind::Haproxy | Kind::Bascule(_) | Kind::Nginx | Kind::Pingora(_), _, _) => None,
         }
     }
 
     /// What it calls itself.
     pub(crate) async fn version(&self) -> Result<String> {
         let program: &Path = match &self.kind {
-            Kind::Bascule(program) => program,
+            Kind::Bascule(program) | Kind::Pingora(program) => program,
             Kind::Haproxy => Path::new(peer::HAPROXY),
             Kind::Nginx => Path::new(peer::NGINX),
         };
@@ -104,6 +107,10 @@ impl Contender {
             }
             Kind::Nginx => {
                 let proxy = Peer::nginx(leg, speech, backend).await?;
+                (proxy.address, Proxy::Peer(Box::new(proxy)))
+            }
+            Kind::Pingora(program) => {
+                let proxy = Peer::pingora(program, leg, backend).await?;
                 (proxy.address, Proxy::Peer(Box::new(proxy)))
             }
         };

@@ -1,4 +1,4 @@
-//! HAProxy and nginx.
+//! HAProxy and nginx, and pingora with nothing added.
 //!
 //! Rule: as Debian packages them, with one worker, long timeouts and as many connections as the descriptors allow;
 //! what is not named here is their default.
@@ -118,6 +118,16 @@ impl Peer {
         );
         let file = write(&folder, &config)?;
         Self::start(folder, address, Path::new(NGINX), &["-c".into(), file]).await
+    }
+
+    pub(super) async fn pingora(program: &Path, leg: Leg, backend: &Backend) -> Result<Self> {
+        let (folder, address) = place(leg)?;
+        let mut arguments: Vec<PathBuf> =
+            ["--listen", &address.to_string(), "--server", &backend.http.to_string()].map(Into::into).into();
+        if leg.secure() {
+            arguments.extend(["--cert".into(), backend.cert.clone(), "--key".into(), backend.key.clone()]);
+        }
+        Self::start(folder, address, program, &arguments).await
     }
 
     async fn start(

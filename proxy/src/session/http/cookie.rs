@@ -113,6 +113,9 @@ pub(super) fn set<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 /// Takes our own cookie out of a request: no server needs it.
 pub(super) fn hide(head: &mut RequestHeader, service: &str) -> pingora_error::Result<()> {
+    if !head.headers.contains_key("cookie") {
+        return Ok(());
+    }
     let name = name(service);
     if of(head, &name).is_none() {
         return Ok(());

@@ -3,7 +3,7 @@
 //!
 //! Rule: what a client says about where it comes from is never passed on.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use bascule_protocols::http::framing;
 use pingora_error::{ErrorType, OrErr as _, Result};
@@ -35,8 +35,11 @@ const ORIGIN: &str = "x-forwarded";
 
 /// Whether a field says where a request comes from. Many servers read `_` as `-`.
 fn is_origin(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    name.starts_with(ORIGIN) || ORIGINS.contains(&&*name)
+    let read = |b: u8| if b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    let begins = |other: &str| {
+        name.len() >= other.len() && name.bytes().map(read).zip(other.bytes()).all(|(a, b)| a == b)
+    };
+    begins(ORIGIN) || ORIGINS.iter().any(|other| name.len() == other.len() && begins(other))
 }
 
 /// The host that a request is for, as it was written.
@@ -47,13 +50,14 @@ pub(super) fn authority(head: &RequestHeader) -> &str {
 }
 
 /// The same lower-cased, without a port.
-pub(super) fn host(head: &RequestHeader) -> String {
+pub(super) fn host(head: &RequestHeader) -> Cow<'_, str> {
     let host = authority(head);
     let bare = match host.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         Some(_) | None => host,
     };
-    bare.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase()
+    let bare = bare.trim_matches(['[', ']']).trim_end_matches('.');
+    if bare.bytes().any(|b| b.is_ascii_uppercase()) { bare.to_ascii_lowercase().into() } else { bare.into() }
 }
 
 /// Answers a request that is larger than what is taken. True: it was.
@@ -120,9 +124,9 @@ pub(super) async fn here(session: &mut Session, conn: &Conn) -> Result<bool> {
     }
     count("redirected");
     let name = match (host(head).parse::<IpAddr>(), host(head)) {
-        (Ok(IpAddr::V6(v6)), _) => format!("[{v6}]"),
+        (Ok(IpAddr::V6(v6)), _) => format!("[{v6}]").into(),
         // HTTP/1.0 may have none.
-        (Err(_), name) if name.is_empty() => conn.world().config.server.hostname.clone(),
+        (Err(_), name) if name.is_empty() => conn.world().config.server.hostname.as_str().into(),
         (Ok(IpAddr::V4(_)) | Err(_), name) => name,
     };
     let asked = framing::without_authority(target(head)).unwrap_or_else(|| target(head).to_owned());

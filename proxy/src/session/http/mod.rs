@@ -27,11 +27,12 @@ mod two;
 
 use std::{
     future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
 };
 
 use pingora_core::{
-    apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
+    apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp},
     protocols::http::ServerSession,
 };
 use pingora_proxy::HttpProxy;
@@ -44,23 +45,27 @@ use crate::net::stream::Leg;
 /// pingora with our answers to its questions.
 type Proxy = Arc<HttpProxy<Gateway>>;
 
+/// A request of HTTP/1.1 that is served.
+type Serving = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send>>;
+
 /// Serves one connection to its end.
 pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
     let conn = Conn::new(door, entry, &client);
-    let Some(edge) = Edge::new(client, &conn) else { return };
+    let Some(edge) = Edge::new(client, &conn).map(Box::new) else { return };
     let proxy = conn.world().http.proxy(conn.world());
     if conn.two {
         let closing = conn.closing.subscribe();
         let requests = Arc::new(two::Requests(proxy));
-        watched(&conn, requests.process_new(Box::new(edge), &closing)).await;
+        watched(&conn, requests.process_new(edge, &closing)).await;
     } else {
         one_by_one(&conn, &proxy, edge).await;
     }
 }
 
-/// Requests of HTTP/1.1, one after the other. Between two of them the connection is ours again, and small.
-async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Edge) {
-    let mut settings: Option<HttpPersistentSettings> = None;
+/// Requests of HTTP/1.1, one after the other. Between two of them the connection is ours again, and small: what serving
+/// one takes is made and unmade outside of this future, so that it has no room in it.
+async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Box<Edge>) {
+    let mut settings = None;
     // Told to end while an answer was on its way: it was the last one.
     while !*conn.closing.borrow() {
         if !edge.is_ahead() && !watched(conn, poll_fn(|cx| edge.poll_some(cx))).await.unwrap_or(false) {
@@ -69,20 +74,34 @@ async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Edge) {
         if !edge.begin() {
             return;
         }
-        let mut session = ServerSession::new_http1(Box::new(edge));
-        match settings.take() {
-            Some(settings) => settings.apply_to_session(&mut session),
-            None => session.set_keepalive(Some(conn.limits().idle.as_secs().max(1))),
-        }
-        session.set_pipelining_enabled(true);
-        let closing = conn.closing.subscribe();
-        let served = watched(conn, Box::pin(proxy.process_new_http(session, &closing))).await;
-        let Some(Some(reused)) = served else { return };
-        let (stream, kept) = reused.consume();
-        let Ok(back) = stream.into_any().downcast::<Edge>() else { return };
-        (edge, settings) = (*back, kept);
+        let served = watched(conn, one(conn, proxy, edge, settings)).await;
+        let Some(Some(back)) = served.map(back) else { return };
+        (edge, settings) = back;
         conn.rest(edge.is_ahead());
     }
+}
+
+/// The next request of HTTP/1.1. `settings`: what an earlier one left.
+fn one(
+    conn: &Arc<Conn>,
+    proxy: &Proxy,
+    edge: Box<Edge>,
+    settings: Option<Box<HttpPersistentSettings>>,
+) -> Serving {
+    let mut session = ServerSession::new_http1(edge);
+    match settings {
+        Some(settings) => settings.apply_to_session(&mut session),
+        None => session.set_keepalive(Some(conn.limits().idle.as_secs().max(1))),
+    }
+    session.set_pipelining_enabled(true);
+    let (proxy, closing) = (proxy.clone(), conn.closing.subscribe());
+    Box::pin(async move { proxy.process_new_http(session, &closing).await })
+}
+
+/// What is left when a request was served, if its connection can serve another.
+fn back(reused: Option<ReusedHttpStream>) -> Option<(Box<Edge>, Option<Box<HttpPersistentSettings>>)> {
+    let (stream, settings) = reused?.consume();
+    Some((stream.into_any().downcast::<Edge>().ok()?, settings.map(Box::new)))
 }
 
 /// What `served` comes to; `None`: the connection was to be closed first.
@@ -91,5 +110,27 @@ async fn watched<F: Future>(conn: &Arc<Conn>, served: F) -> Option<F::Output> {
         biased;
         done = served => Some(done),
         () = poll_fn(|cx| conn.poll_watch(cx)) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, F>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Design §8. What would grow past these is boxed, or does not belong here.
+    #[test]
+    fn a_kept_connection_is_small() {
+        let sizes = [
+            ("the task", future_size(serve), 384),
+            ("the connection", size_of::<Conn>(), 320),
+            ("its edge", size_of::<Edge>(), 256),
+        ];
+        for (what, size, limit) in sizes {
+            assert!(size <= limit, "{what} takes {size} bytes, {limit} are allowed");
+        }
     }
 }

@@ -84,11 +84,11 @@ impl Servers {
         let free = |at: usize| at < service.servers.len() && !request.avoided.contains(&at);
         let awake = |at: usize| free(at) && !self.rests(pool, name, at);
         let key = || key(service, client, head);
-        let at = wanted
-            .filter(|at| awake(*at))
-            .or_else(|| best(service, &key(), awake))
-            .or_else(|| best(service, &key(), free))
-            .unwrap_or(0);
+        let among = || {
+            let wanted = wanted.filter(|at| awake(*at));
+            wanted.or_else(|| best(service, &key(), awake)).or_else(|| best(service, &key(), free))
+        };
+        let at = if service.servers.len() > 1 { among().unwrap_or(0) } else { 0 };
         let server = service.servers[at].clone();
         let give = service.balance == HttpBalance::Own && wanted != Some(at);
         let cookie = self.key.as_ref().filter(|_| give).map(|key| key.value(epoch, name, &server));
