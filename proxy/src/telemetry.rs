@@ -372,32 +372,23 @@ impl Metrics {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self())).expect("the registry is new");
         let r = &registry;
-        let bytes = register(
-            r,
-            IntCounterVec::new(
-                Opts::new("bascule_bytes_total", "Bytes between clients and the proxy"),
-                &["direction"],
-            ),
-        );
+        let counters =
+            |name, help, labels: &[&str]| register(r, IntCounterVec::new(Opts::new(name, help), labels));
+        let gauges =
+            |name, help, labels: &[&str]| register(r, IntGaugeVec::new(Opts::new(name, help), labels));
+        let bytes = counters("bascule_bytes_total", "Bytes between clients and the proxy", &["direction"]);
         let choice = |name, help, label, known: &[&str]| Choice::new(r, name, help, label, known);
         Self {
-            sessions: register(
-                r,
-                IntGaugeVec::new(Opts::new("bascule_sessions", "Client sessions alive"), &["listener"]),
+            sessions: gauges("bascule_sessions", "Client sessions alive", &["listener"]),
+            check_answers: counters(
+                "bascule_check_answers_total",
+                "Answers of checks and proofs",
+                &["check", "answer"],
             ),
-            check_answers: register(
-                r,
-                IntCounterVec::new(
-                    Opts::new("bascule_check_answers_total", "Answers of checks and proofs"),
-                    &["check", "answer"],
-                ),
-            ),
-            open_relay: register(
-                r,
-                IntGaugeVec::new(
-                    Opts::new("bascule_open_relay", "Whether servers send strangers' mail to strangers"),
-                    &["pool", "protocol"],
-                ),
+            open_relay: gauges(
+                "bascule_open_relay",
+                "Whether servers send strangers' mail to strangers",
+                &["pool", "protocol"],
             ),
             connections_accepted: counter(r, "bascule_connections_accepted_total", "Connections accepted"),
             connections_refused: Family::new(

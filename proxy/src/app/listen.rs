@@ -63,7 +63,7 @@ pub(super) fn open(
         let plane = data.clone();
         let serve = move |tcp, peer, permit| {
             let door = door.clone();
-            plane.serve(tcp, move |tcp| door::serve(door, tcp, peer, permit));
+            plane.serve(tcp, |tcp, counted| door::serve(door, tcp, peer, (permit, counted)));
         };
         first.spawn(listener::accept(port, world.slots.clone(), stop.clone(), full, serve));
     }
