@@ -326,6 +326,8 @@ pub struct Metrics {
     pub bytes_to_clients: IntCounter,
     /// Bytes of uploads on disk now.
     pub uploads_spooled: IntGauge,
+    /// Bytes of uploads in memory, of those that are not small (`limits.spool_memory`).
+    pub uploads_memory: IntGauge,
     /// By [`labels::MESSAGES`].
     pub messages: Family,
     /// By [`labels::HTTP_REQUESTS`].
@@ -421,6 +423,7 @@ impl Metrics {
             bytes_from_clients: bytes.with_label_values(&["from_clients"]),
             bytes_to_clients: bytes.with_label_values(&["to_clients"]),
             uploads_spooled: gauge(r, "bascule_uploads_spooled_bytes", "Uploads on disk"),
+            uploads_memory: gauge(r, "bascule_uploads_memory_bytes", "Uploads in memory, but small ones"),
             messages: Family::new(
                 r,
                 "bascule_messages_total",
