@@ -165,9 +165,7 @@ impl Request {
 
     /// The present try has failed: what next? `gate`: it was to leave the pool.
     pub(super) fn lost(&mut self, session: &Session, gate: bool) -> Next {
-        if gate || self.left.elapsed() >= self.conn.limits().hold {
-            self.trouble = None;
-        }
+        self.waits_anew(gate);
         let body = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
         if body == Body::Kept && self.sent == Sent::All && self.policy.kind == Kind::Unsafe {
             let head = session.req_header();
@@ -186,6 +184,13 @@ impl Request {
             }
         }
         next
+    }
+
+    /// What it waited for before it was served for a while is over. `gate`: it was to leave the pool.
+    pub(super) fn waits_anew(&mut self, gate: bool) {
+        if gate || self.left.elapsed() >= self.conn.limits().hold {
+            self.trouble = None;
+        }
     }
 
     /// This try is over.

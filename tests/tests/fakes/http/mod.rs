@@ -8,6 +8,7 @@ mod limits;
 mod load;
 mod loss;
 mod passing;
+mod phones;
 mod proofs;
 mod servers;
 mod smuggling;

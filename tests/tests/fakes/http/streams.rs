@@ -24,7 +24,7 @@ use super::{
 };
 
 const NEWS: &str = "/news";
-const PING: &str = "/Microsoft-Server-ActiveSync?User=alice&DeviceId=1&Cmd=Ping";
+pub(super) const PING: &str = "/Microsoft-Server-ActiveSync?User=alice&DeviceId=1&Cmd=Ping";
 
 /// Publishes something every few milliseconds until it is told to stop; comes to how many there are.
 fn publisher(rig: &Arc<Rig>) -> (Arc<AtomicBool>, JoinHandle<usize>) {
@@ -52,12 +52,12 @@ async fn listen(mut events: Events) -> usize {
     count
 }
 
-async fn moved(rig: &Rig, outcome: &str) -> f64 {
+pub(super) async fn moved(rig: &Rig, outcome: &str) -> f64 {
     rig.proxy.metric(&format!("bascule_http_streams_total{{outcome=\"{outcome}\"}}")).await.unwrap()
 }
 
 /// A cutover that nobody was given up for.
-async fn cutover(rig: &Rig, to: &'static str) -> Value {
+pub(super) async fn cutover(rig: &Rig, to: &'static str) -> Value {
     let report = rig.cutover(to).await;
     assert_eq!(report["unmovable"], serde_json::json!({}), "{report:#}");
     report
@@ -215,10 +215,10 @@ async fn a_pool_without_the_stream_ends_it_as_streams_end() {
 }
 
 /// A Sync of ActiveSync that may be kept waiting, and brings nothing.
-const WAITS: &[u8] =
+pub(super) const WAITS: &[u8] =
     b"\x03\x01\x6a\x00\x45\x5c\x4f\x4b\x031\x00\x01\x52\x035\x00\x01\x01\x01\x64\x0310\x00\x01\x01";
 /// One that brings a change.
-const CHANGES: &[u8] =
+pub(super) const CHANGES: &[u8] =
     b"\x03\x01\x6a\x00\x45\x5c\x4f\x4b\x031\x00\x01\x56\x48\x4d\x035\x00\x01\x01\x01\x01\x01\x64\x0310\x00\x01\x01";
 
 /// The long polls: target, fields, body.

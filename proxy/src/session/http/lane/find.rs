@@ -12,6 +12,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::super::{
     conn::Conn,
+    flight::Flight,
     gateway,
     hold::Stop,
     line::{Line, To},
@@ -37,15 +38,19 @@ pub(super) async fn find(request: &mut Request, question: &Question) -> Result<F
                     }
                     return Ok(found);
                 }
+                Err(Why::Left) => left(request, question),
                 Err(why) => lost(request, why)?,
             },
-            () = conn.leaves(epoch) => {
-                request.begin_again();
-                if question.lane() == Lane::Poll {
-                    conn.world().metrics.http_streams.count("polls_again");
-                }
-            }
+            () = conn.leaves(epoch) => left(request, question),
         }
+    }
+}
+
+/// Its pool was left before it had an answer.
+fn left(request: &mut Request, question: &Question) {
+    request.begin_again();
+    if question.lane() == Lane::Poll {
+        request.conn.world().metrics.http_streams.count("polls_again");
     }
 }
 
@@ -58,6 +63,8 @@ enum Why {
     Lost,
     /// The gate shut before it was asked.
     Gate,
+    /// The pool that is being left could not look any more.
+    Left,
     /// It does not know yet what its predecessor knew, or handed the request back.
     Doubted,
 }
@@ -72,12 +79,15 @@ fn lost(request: &mut Request, why: Why) -> Result<(), Stop> {
         Why::Lost => again.count("lost"),
         Why::Gate => again.count("gate"),
         // Counted where it was seen.
-        Why::Doubted => {}
+        Why::Left | Why::Doubted => {}
+    }
+    if why == Why::Lost {
+        request.waits_anew(false);
     }
     request.over();
     match why {
         Why::Lost if request.outlived_enough() => return Err(Stop::Busy("http_hold")),
-        Why::Gate => {}
+        Why::Gate | Why::Left => {}
         Why::Dial if others => {}
         // It has settled that itself.
         Why::Doubted if request.not_before.is_some() => {}
@@ -137,6 +147,10 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     if !request.commit() {
         return Err(Why::Gate);
     }
+    if let (Lane::Poll, Some(stream)) = (question.lane(), &mut request.stream) {
+        // It has its place; whenever the answer comes, nobody waits for it.
+        stream.moved(at.1);
+    }
     let answer = {
         let mut asking = std::pin::pin!(timeout(service.silence, line.ask(said)));
         let soon = timeout(TURN, &mut asking).await;
@@ -148,6 +162,11 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     };
     let answer = answer.map_err(|_| Why::Lost)?.map_err(|_| Why::Lost)?;
     let head = question::head(&answer).map_err(|_| Why::Lost)?;
+    // A pool that can no longer write may say that it cannot look either: the next one is asked.
+    let fault = head.status.is_client_error() || head.status.is_server_error();
+    if fault && question.lane() == Lane::Poll && !request.flight.as_ref().is_some_and(Flight::admitted) {
+        return Err(Why::Left);
+    }
     if gateway::answered(request, question.head(), true, &head).is_err() {
         request.verdict = None;
         return Err(Why::Doubted);
