@@ -92,6 +92,8 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
     let begun = received(session) == Received::Begun;
     let downstream = error.esource() == &ErrorSource::Downstream;
     let next = ctx.request.as_mut().map(|request| verdict(request, downstream, begun));
+    // pingora keeps no connection whose request had no answer of a server, and the client is to know.
+    session.as_mut().set_keepalive(None);
     let (code, said) = match next {
         _ if !begun && matches!(error.etype(), ErrorType::HTTPStatus(413)) => {
             (413, answer::say(session, 413, "The body is too long", &[]).await)

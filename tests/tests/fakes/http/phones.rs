@@ -140,6 +140,41 @@ async fn phones_that_waited_for_a_cutover_in_vain_are_where_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn phones_without_a_server_are_asked_to_come_back_and_no_connection_ends_unsaid() {
+    let rig = plan().ceiling("2s").start(USERS).await;
+    let news = rig.web()[0].stall("Cmd=Ping");
+    let mut phones = vec![rig.phone(PING, b"before").await];
+    news.reached(1).await;
+    rig.web()[0].stop().await;
+    phones.extend([rig.phone(PING, b"ping").await, rig.phone(SYNC, CHANGES).await]);
+    phones.push(rig.phone(SYNC, WAITS).await);
+    let two = [rig.phone_of_two(PING, b"ping").await, rig.phone_of_two(SYNC, CHANGES).await];
+    let mut said = Vec::new();
+    for phone in &mut phones {
+        said.push(phone.answer().await.unwrap());
+    }
+    for phone in two {
+        said.push(phone.await.unwrap());
+    }
+    for answer in &said {
+        let after = answer.field("retry-after").and_then(|after| after.parse::<u64>().ok());
+        assert!(answer.status == 503 && after.is_some_and(|after| after >= 5), "{answer:?}");
+    }
+    assert_eq!(rig.proxy.metric("bascule_limits_hit_total{limit=\"http_hold\"}").await.unwrap(), 6.0);
+    news.release();
+    rig.web()[0].serve();
+    for (phone, answer) in phones.iter_mut().zip(&said) {
+        // What is not said to end is as good as before.
+        if answer.field("connection") == Some("close") {
+            assert!(phone.ended().await);
+            *phone = rig.secure_browser().await;
+        }
+        is_of(&phone.ask("POST", SYNC, CHANGES).await.unwrap(), "old");
+    }
+    assert_eq!(rig.shelf.effects().len(), phones.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ping_that_was_served_for_long_waits_as_long_as_any_other_when_its_server_is_lost() {
     let limit = Duration::from_secs(4);
     let rig = plan().ceiling("4s").start(USERS).await;
