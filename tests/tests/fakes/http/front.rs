@@ -207,3 +207,19 @@ async fn a_head_without_an_end_is_not_collected() {
     assert!(written < 8 << 20, "a megabyte and no end");
     assert!(rig.proxy.metric("bascule_limits_hit_total{limit=\"http_header_size\"}").await.unwrap() >= 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_no_route_knows_is_not_served_and_costs_no_connection() {
+    let routes = "routes = [{ host = \"dav.test\", path = \"/cal\", service = \"webmail\" }]\n";
+    let rig = plan().front("", routes.into()).start(USERS).await;
+    let mut client = Client::connect(rig.proxy.redirect(), Security::Plain).await.unwrap();
+    for (host, path, status) in
+        [("mail.bascule.test", "/cal", 421), ("dav.test", "/other", 421), ("dav.test", "/cal", 200)]
+    {
+        client.write(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.unwrap();
+        let answer = client.answer().await.unwrap();
+        assert_eq!((answer.status, answer.field("retry-after")), (status, None), "{host}{path}");
+    }
+    let misdirected = rig.proxy.metric("bascule_http_requests_total{outcome=\"misdirected\"}").await.unwrap();
+    assert_eq!((misdirected, rig.web()[0].seen().len()), (2.0, 1));
+}

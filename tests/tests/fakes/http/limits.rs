@@ -2,7 +2,7 @@
 //!
 //! Rule: whoever is turned away is told when to come back, and nothing happened; every limit that is reached is counted.
 
-use bascule_tests::http::Client;
+use bascule_tests::{fake::http::At, http::Client};
 
 use super::{
     super::rig::{BARRIER, Rig, Twins, through},
@@ -17,6 +17,10 @@ impl Rig {
 
     async fn hit(&self, limit: &str) -> f64 {
         self.proxy.metric(&format!("bascule_limits_hit_total{{limit=\"{limit}\"}}")).await.unwrap()
+    }
+
+    async fn outcome(&self, outcome: &str) -> f64 {
+        self.proxy.metric(&format!("bascule_http_requests_total{{outcome=\"{outcome}\"}}")).await.unwrap()
     }
 
     /// A request that is on its way.
@@ -148,6 +152,7 @@ async fn so_much_in_a_minute() {
     // By the other listener it may do as much again.
     assert_eq!(rig.secure_browser().await.ask("GET", "/page", b"").await.unwrap().status, 200);
     assert_eq!((rig.hit("address_requests").await, rig.shelf.effects().len()), (1.0, 0));
+    assert_eq!(rig.outcome("limited").await, 1.0);
 
     let rig = plan().listener("rates = { address_connections = 2 }\n").start(USERS).await;
     let mut kept = [rig.browser().await, rig.browser().await];
@@ -165,7 +170,7 @@ async fn a_name_is_counted_where_it_is_known_to_be_its_owners() {
     let anna = "Authorization: Basic YW5uYTpwdw==\r\n";
     let liar = "Authorization: Basic YW5uYTp4\r\n";
     let mut client = rig.browser().await;
-    rig.web()[0].fault("/page", bascule_tests::fake::http::At::Say(401, ""), 20);
+    rig.web()[0].fault("/page", At::Say(401, ""), 20);
     for _ in 0..20 {
         assert_eq!(client.ask_with("GET", "/page", liar, b"").await.unwrap().status, 401);
     }
@@ -175,6 +180,37 @@ async fn a_name_is_counted_where_it_is_known_to_be_its_owners() {
     }
     client.write(Client::head("GET", "/page", anna, 0)).await.unwrap();
     assert!(is_away(&mut client, 429).await);
-    assert_eq!(rig.hit("identity_requests").await, 1.0);
+    assert_eq!((rig.hit("identity_requests").await, rig.outcome("limited").await), (1.0, 1.0));
     assert_eq!(client.ask("GET", "/page", b"").await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_long_is_queued_for_a_place() {
+    let rig = plan().service("concurrency = 1\n").ceiling("2s").start(USERS).await;
+    let first = rig.web()[0].stall("/first");
+    let mut one = rig.asking("GET", "/first").await;
+    first.reached(1).await;
+    let mut waits = rig.asking("POST", "/effect").await;
+    assert!(is_away(&mut waits, 503).await);
+    assert_eq!((rig.hit("http_queue_wait").await, rig.outcome("busy").await), (1.0, 1.0));
+    rig.queued(0.0).await;
+    first.release();
+    assert_eq!(one.answer().await.unwrap().status, 200);
+    // Its connection is as good as before, and nothing of it has happened.
+    assert_eq!(waits.ask("GET", "/page", b"").await.unwrap().status, 200);
+    assert_eq!((rig.web()[0].count("/effect"), rig.shelf.effects().len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_the_end_of_several_servers_is_said_to_no_further_one() {
+    let rig = plan().start(USERS).await;
+    rig.web()[0].fault("/poison", At::Whole, usize::MAX);
+    let mut client = rig.asking("GET", "/poison").await;
+    assert!(is_away(&mut client, 503).await);
+    // A question that waits for its answer is a request like any other here.
+    let mut poll = rig.asking("POST", "/poll/poison").await;
+    assert!(is_away(&mut poll, 503).await);
+    let again = rig.proxy.metric("bascule_http_again_total{reason=\"poisoned\"}").await.unwrap();
+    assert_eq!((again, rig.outcome("busy").await), (2.0, 2.0));
+    assert_eq!((rig.web()[0].count("GET /poison"), rig.web()[0].count("POST /poll/poison")), (3, 3));
 }
