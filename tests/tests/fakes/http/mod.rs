@@ -9,6 +9,7 @@ mod load;
 mod loss;
 mod passing;
 mod proofs;
+mod push;
 mod servers;
 mod smuggling;
 mod sockets;

@@ -52,12 +52,12 @@ async fn listen(mut events: Events) -> usize {
     count
 }
 
-async fn moved(rig: &Rig, outcome: &str) -> f64 {
+pub(super) async fn moved(rig: &Rig, outcome: &str) -> f64 {
     rig.proxy.metric(&format!("bascule_http_streams_total{{outcome=\"{outcome}\"}}")).await.unwrap()
 }
 
 /// A cutover that nobody was given up for.
-async fn cutover(rig: &Rig, to: &'static str) -> Value {
+pub(super) async fn cutover(rig: &Rig, to: &'static str) -> Value {
     let report = rig.cutover(to).await;
     assert_eq!(report["unmovable"], serde_json::json!({}), "{report:#}");
     report
