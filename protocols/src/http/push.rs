@@ -4,17 +4,19 @@
 //! Rule: what a server named on this stream is named again, and nothing else; where that is not known whole, nothing is
 //! made up.
 //!
-//! A server that is asked without Last-Event-ID says nothing by itself, and an id is a state of the server that gave it:
-//! Cyrus gives a modification sequence and tells what is above it, so that to a Cyrus with lower numbers nothing is new;
-//! Stalwart gives none and tells only what happens from now on. The silence of a new server proves nothing, and cannot be
-//! waited for. So the client is told first, as soon as the new stream is open (what happens from then on is the new
-//! server's to tell), and what that server says of itself comes after it and is the last word.
+//! A server that is asked without Last-Event-ID says nothing of what was before, and an id is a state of the server that
+//! gave it. Cyrus 3.6, asked by hand: without an id, with its newest one, and with one above all of its own, it says nothing
+//! at first; with the last of these nothing later either, until its numbers get there; with a lower one it says at once
+//! what is above it. Over HTTP/1.1 even its answer's head waits for its first event. Stalwart gives no ids and tells what
+//! happens from now on. So the silence of a new server proves nothing and cannot be waited for, and an id of another one
+//! may make it dumb. The client is told first, as soon as the new stream is open (what happens from then on is the new
+//! server's to tell), and what that server says comes after it and is the last word.
 //!
 //! The state in it is none that a server gave. The client only compares it with its own and asks for the changes since its
 //! own (§7.1, §5.2): the last one that it heard of would tell it that it has everything, and one that it had earlier could
 //! be taken for news or not. A client that asks again until it has what was pushed would also not come to rest with a
 //! server whose state moves on between the push and the question; aerc and Fastmail's Overture ask once. No id goes with
-//! it, so the client keeps the one that a server understands.
+//! it: there is none that a server would understand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,6 +98,11 @@ impl Heard {
         }
     }
 
+    /// Whether this is JMAP's push, by its target or by what came.
+    pub fn is_push(&self) -> bool {
+        self.asked.is_some() || !self.accounts.is_empty()
+    }
+
     /// An event went on that was too long to be read.
     pub fn miss(&mut self) {
         self.missed = true;
@@ -104,7 +111,7 @@ impl Heard {
     /// What the client is told after a gap; `state` is like no state of any server.
     pub fn gap(&self, state: &str) -> Gap {
         match &self.asked {
-            None if self.accounts.is_empty() => Gap::Foreign,
+            _ if !self.is_push() => Gap::Foreign,
             _ if self.missed => Gap::Missed,
             _ if self.accounts.is_empty() => Gap::Unheard,
             Some(asked) if asked.once => Gap::Last(self.event(state)),

@@ -25,7 +25,10 @@ use super::{
     places::Place,
     servers::Chosen,
 };
-use crate::config::{HttpAddress, HttpService, Route};
+use crate::{
+    config::{HttpAddress, HttpService, Route},
+    topology::Epoch,
+};
 
 /// What pingora carries through a request for us.
 #[derive(Debug, Default)]
@@ -190,6 +193,11 @@ impl Request {
             }
         }
         next
+    }
+
+    /// The epoch in which it is served.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.flight.as_ref().map(|flight| flight.epoch)
     }
 
     /// This try is over.

@@ -3,11 +3,10 @@
 //! Rule: the client gets whole events, each once and in their order, and a comment now and then while there is no server;
 //! what cannot go on ends as a stream ends, and its client comes back by itself.
 //!
-//! A client of JMAP that went on with another pool is told that what it has heard of has changed ([`Heard`]): neither an id
-//! of the old pool nor silence of the new one says that nothing did. One that lost its server and found another of the
-//! same pool is told so too, unless that pool gave it an id since: then the server knows what it missed, and is to say it
-//! (RFC 8620 §7.3). What it cannot be told, for it has heard of nothing yet, it finds out as after any lost stream: this
-//! one ends, once there is a server for the next one.
+//! A client of JMAP's push that goes on is told that what it has heard of has changed ([`Heard`]). An id of an event is of
+//! the pool that gave it: there it is said again, and the server says itself what was missed (RFC 8620 §7.3); another pool
+//! is asked without it. What a client cannot be told, for it has heard of nothing yet, it finds out as after any lost
+//! stream: this one ends, once there is a server for the next one.
 
 use std::time::Instant;
 
@@ -52,8 +51,8 @@ enum Lost {
 struct Listener {
     events: Events,
     heard: Heard,
-    /// The id that it had when it came to the pool where it is; another one is this pool's own.
-    foreign: Vec<u8>,
+    /// When its last id was given; `None`: it brought it along, or has none.
+    id_of: Option<Epoch>,
     /// What it is told before anything else.
     first: Bytes,
 }
@@ -70,7 +69,6 @@ pub(super) async fn serve(
     let conn = request.conn.clone();
     let streams = &conn.world().metrics.http_streams;
     loop {
-        let from = epoch(request);
         let lost = flow(request, session, &mut listener, found).await?;
         let outcome = match lost {
             Lost::Ended => break,
@@ -84,7 +82,7 @@ pub(super) async fn serve(
             "events_reopened" => request.broke(),
             _ => request.begin_again(),
         }
-        question.set_last_id(listener.events.last_id());
+        listener.ask(&mut question);
         match reopen(request, session, &question).await {
             Ok(again) => found = again,
             Err(Stop::Gone) => return Err(gone()),
@@ -93,7 +91,7 @@ pub(super) async fn serve(
                 break;
             }
         }
-        if !listener.goes_on(request, epoch(request) != from) {
+        if !listener.goes_on(request) {
             drop(found);
             request.over();
             streams.count("events_ended");
@@ -108,29 +106,26 @@ pub(super) async fn serve(
     session.write_response_body(None, true).await
 }
 
-/// The epoch in which its server was found.
-fn epoch(request: &Request) -> Option<Epoch> {
-    request.flight.as_ref().map(|flight| flight.epoch)
-}
-
 impl Listener {
     fn new(session: &Session, question: &Question) -> Self {
-        let id = question.last_id();
-        Self {
-            events: Events::after(id),
-            heard: Heard::at(target(session.req_header())),
-            foreign: id.to_vec(),
-            first: Bytes::new(),
+        let heard = Heard::at(target(session.req_header()));
+        Self { events: Events::after(question.last_id()), heard, id_of: None, first: Bytes::new() }
+    }
+
+    /// What it asks of another server.
+    fn ask(&self, question: &mut Question) {
+        let id = self.events.last_id();
+        match self.id_of {
+            _ if !self.heard.is_push() => question.set_last_id(id, None),
+            None => question.set_last_id(b"", None),
+            of => question.set_last_id(id, of),
         }
     }
 
     /// It has another server. False: its stream ends all the same, after what it is told.
-    fn goes_on(&mut self, request: &Request, moved: bool) -> bool {
+    fn goes_on(&mut self, request: &Request) -> bool {
         self.events.reopen();
-        let id = self.events.last_id();
-        if moved {
-            self.foreign = id.to_vec();
-        } else if !id.is_empty() && id != self.foreign {
+        if self.id_of.is_some() && self.id_of == request.epoch() {
             return true;
         }
         let metrics = &request.conn.world().metrics;
@@ -151,9 +146,12 @@ impl Listener {
     }
 
     /// Takes what came; returns what goes on.
-    fn take(&mut self, data: &[u8]) -> Bytes {
-        let was_torn = self.events.torn();
+    fn take(&mut self, data: &[u8], epoch: Epoch) -> Bytes {
+        let (was_torn, id) = (self.events.torn(), self.events.last_id().to_vec());
         let whole = self.events.feed(data);
+        if id != self.events.last_id() {
+            self.id_of = (!self.events.last_id().is_empty()).then_some(epoch);
+        }
         if was_torn || self.events.torn() {
             self.heard.miss();
         } else {
@@ -182,7 +180,7 @@ async fn flow(
     found: Found,
 ) -> Result<Lost> {
     let conn = request.conn.clone();
-    let Some(epoch) = epoch(request) else { return Ok(Lost::Broken) };
+    let Some(epoch) = request.epoch() else { return Ok(Lost::Broken) };
     let Found { line, answer } = found;
     let mut backend = Some((line, answer.into_body()));
     let left = || if *conn.closing.borrow() { Lost::Ended } else { Lost::Left };
@@ -202,7 +200,7 @@ async fn flow(
                 Some(Err(_)) => return Ok(Lost::Broken),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
-            whole = listener.take(&data);
+            whole = listener.take(&data, epoch);
             continue;
         }
         let mut writing =
