@@ -335,6 +335,8 @@ pub struct Metrics {
     pub bytes_to_clients: IntCounter,
     /// Bytes of uploads on disk now.
     pub uploads_spooled: IntGauge,
+    /// Bytes of uploads in memory, of those that are not small (`limits.spool_memory`).
+    pub uploads_memory: IntGauge,
     /// By [`labels::MESSAGES`].
     pub messages: Family,
     /// By [`labels::HTTP_REQUESTS`].
@@ -379,32 +381,23 @@ impl Metrics {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self())).expect("the registry is new");
         let r = &registry;
-        let bytes = register(
-            r,
-            IntCounterVec::new(
-                Opts::new("bascule_bytes_total", "Bytes between clients and the proxy"),
-                &["direction"],
-            ),
-        );
+        let counters =
+            |name, help, labels: &[&str]| register(r, IntCounterVec::new(Opts::new(name, help), labels));
+        let gauges =
+            |name, help, labels: &[&str]| register(r, IntGaugeVec::new(Opts::new(name, help), labels));
+        let bytes = counters("bascule_bytes_total", "Bytes between clients and the proxy", &["direction"]);
         let choice = |name, help, label, known: &[&str]| Choice::new(r, name, help, label, known);
         Self {
-            sessions: register(
-                r,
-                IntGaugeVec::new(Opts::new("bascule_sessions", "Client sessions alive"), &["listener"]),
+            sessions: gauges("bascule_sessions", "Client sessions alive", &["listener"]),
+            check_answers: counters(
+                "bascule_check_answers_total",
+                "Answers of checks and proofs",
+                &["check", "answer"],
             ),
-            check_answers: register(
-                r,
-                IntCounterVec::new(
-                    Opts::new("bascule_check_answers_total", "Answers of checks and proofs"),
-                    &["check", "answer"],
-                ),
-            ),
-            open_relay: register(
-                r,
-                IntGaugeVec::new(
-                    Opts::new("bascule_open_relay", "Whether servers send strangers' mail to strangers"),
-                    &["pool", "protocol"],
-                ),
+            open_relay: gauges(
+                "bascule_open_relay",
+                "Whether servers send strangers' mail to strangers",
+                &["pool", "protocol"],
             ),
             connections_accepted: counter(r, "bascule_connections_accepted_total", "Connections accepted"),
             connections_refused: Family::new(
@@ -430,6 +423,7 @@ impl Metrics {
             bytes_from_clients: bytes.with_label_values(&["from_clients"]),
             bytes_to_clients: bytes.with_label_values(&["to_clients"]),
             uploads_spooled: gauge(r, "bascule_uploads_spooled_bytes", "Uploads on disk"),
+            uploads_memory: gauge(r, "bascule_uploads_memory_bytes", "Uploads in memory, but small ones"),
             messages: Family::new(
                 r,
                 "bascule_messages_total",

@@ -169,9 +169,19 @@ pub async fn curl_pages(url: &str, times: usize, more: &[&str]) -> Result<Ran> {
 /// A calendar program on Debian's library for CalDAV: it adds events until it is told to end, and writes the name of each
 /// one that was taken.
 pub fn caldav(url: &str, user: &str, password: &str) -> Result<Child> {
-    // Not another Python that the machine may have: the library belongs to the distribution's.
+    python(include_str!("tools/caldav.py"), &[url, user, password])
+}
+
+/// One that keeps a copy of a calendar, and asks for what has changed by sync tokens. It answers each line of its input:
+/// `put NAME`, `change NAME SUMMARY`, `delete NAME`, `sync` and `show`; first of all when it is ready.
+pub fn calendar_copy(url: &str, user: &str, password: &str) -> Result<Child> {
+    python(include_str!("tools/calendar_copy.py"), &[url, user, password])
+}
+
+fn python(program: &str, arguments: &[&str]) -> Result<Child> {
+    // Not another Python that the machine may have: the libraries belong to the distribution's.
     let mut command = process::tied("/usr/bin/python3");
-    command.args(["-u", "-c", include_str!("tools/caldav.py"), url, user, password]);
+    let command = command.args(["-u", "-c", program]).args(arguments);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().context("python3 (tests/run installs it)")
 }

@@ -146,14 +146,13 @@ impl Reading {
                 break;
             }
             let field = String::from_utf8_lossy(line).to_ascii_lowercase();
-            if let Some(value) = field.strip_prefix("content-length")
-                && (length.is_none() || self.last)
-            {
+            let Some((name, value)) = field.split_once(':') else { continue };
+            if name.trim() == "content-length" && (length.is_none() || self.last) {
                 let digits = |c: &char| c.is_ascii_digit();
                 let number: String = value.chars().skip_while(|c| !digits(c)).take_while(digits).collect();
                 length = number.parse::<usize>().ok();
             }
-            chunks |= field.starts_with("transfer-encoding") && field.contains("chunked");
+            chunks |= name.trim() == "transfer-encoding" && value.contains("chunked");
         }
         (rest, (!chunks).then_some(length.unwrap_or(0)))
     }

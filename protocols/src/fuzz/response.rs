@@ -84,7 +84,7 @@ fn searches(input: &mut Input<'_>) {
 
 fn reads(text: &[u8]) {
     let words: Vec<&[u8]> = text.split(|b| *b == b' ').collect();
-    let word = |at: usize| words.get(at).copied().unwrap_or_default();
+    let word = |at: usize| words.get(at).copied().unwrap_or_default().trim_ascii_end();
     let response = Response::parse(text);
     let Ok(response) = response else {
         return assert!(!text.starts_with(b"+") && (word(0) != b"*" || number_by_hand(word(1)).is_none()));

@@ -113,10 +113,11 @@ impl Wire {
                     self.head_passes(next);
                     return Ok(length);
                 }
-                let (taken, whole) = collect(begun, bytes, self.limit, is_head)?;
-                if begun.len() > BLANK && !begun[..=BLANK].iter().any(|b| !b"\r\n".contains(b)) {
+                let blank = begun.iter().chain(bytes).take_while(|b| b"\r\n".contains(b));
+                if blank.take(BLANK + 1).count() > BLANK {
                     return Err(Refused::Field);
                 }
+                let (taken, whole) = collect(begun, bytes, self.limit, is_head)?;
                 if let Some(head) = whole {
                     let next = check_raw(&head)?;
                     self.head_passes(next);

@@ -73,6 +73,8 @@ pub struct NoResponse;
 
 impl Status {
     fn from_word(word: &[u8]) -> Option<Self> {
+        // Nothing may follow it but the line's end, which some servers write as CR CR LF.
+        let word = word.trim_ascii_end();
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
         Some(match word.len() {
             2 if is(b"OK") => Self::Ok,

@@ -63,7 +63,7 @@ pub(super) fn open(
         let plane = data.clone();
         let serve = move |tcp, peer, permit| {
             let door = door.clone();
-            plane.serve(tcp, move |tcp| door::serve(door, tcp, peer, permit));
+            plane.serve(tcp, |tcp, counted| door::serve(door, tcp, peer, (permit, counted)));
         };
         first.spawn(listener::accept(port, world.slots.clone(), stop.clone(), full, serve));
     }
@@ -95,7 +95,9 @@ async fn sweep(world: Arc<World>) {
     loop {
         ticks.tick().await;
         world.registry.sweep(Instant::now());
-        world.metrics.uploads_spooled.set(i64::try_from(world.spool.used()).unwrap_or(i64::MAX));
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        world.metrics.uploads_spooled.set(gauge(world.spool.used()));
+        world.metrics.uploads_memory.set(gauge(world.spool.in_memory()));
     }
 }
 

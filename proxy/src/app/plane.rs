@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -43,29 +44,18 @@ impl Plane {
         &self.0[0].runtime
     }
 
-    /// Serves a connection that the first thread accepted on the thread that has the fewest.
-    pub(super) fn serve<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream) -> F + Send + 'static)
+    /// Serves a connection that the first thread accepted on the thread that has the fewest. Whoever serves it keeps
+    /// [`Counted`] until its end: a future around the session that did so would have room for it twice.
+    pub(super) fn serve<F>(&self, tcp: TcpStream, serve: impl FnOnce(TcpStream, Counted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let load = |core: &Core| core.sessions.load(Ordering::Relaxed);
         let Some((at, core)) = self.0.iter().enumerate().min_by_key(|(_, core)| load(core)) else { return };
-        let counted = Counted::new(core.sessions.clone());
-        if at == 0 {
-            let session = serve(tcp);
-            core.runtime.spawn(async move {
-                session.await;
-                drop(counted);
-            });
-            return;
+        let tcp = if at == 0 { Ok(tcp) } else { core.adopt(tcp) };
+        if let Ok(tcp) = tcp {
+            core.runtime.spawn(serve(tcp, Counted::new(core.sessions.clone())));
         }
-        // A socket belongs to the runtime that it was registered with.
-        let Ok(tcp) = tcp.into_std() else { return };
-        core.runtime.spawn(async move {
-            let Ok(tcp) = TcpStream::from_std(tcp) else { return };
-            serve(tcp).await;
-            drop(counted);
-        });
     }
 }
 
@@ -85,10 +75,18 @@ impl Core {
             .context("a thread could not be started")?;
         Ok(Self { runtime: handle, sessions: Arc::default(), _alive: alive })
     }
+
+    /// A socket belongs to the runtime that it was registered with.
+    fn adopt(&self, tcp: TcpStream) -> io::Result<TcpStream> {
+        let tcp = tcp.into_std()?;
+        let _inside = self.runtime.enter();
+        TcpStream::from_std(tcp)
+    }
 }
 
 /// One session on a thread.
-struct Counted(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
     fn new(sessions: Arc<AtomicUsize>) -> Self {
@@ -123,7 +121,8 @@ mod tests {
                 clients.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
                 let (tcp, _) = listener.accept().await.unwrap();
                 let report = report.clone();
-                accepting.serve(tcp, |mut tcp| async move {
+                accepting.serve(tcp, |mut tcp, counted| async move {
+                    let _counted = counted;
                     let before = thread::current().id();
                     report.send(before).unwrap();
                     // Until the client goes: the socket is awake on this thread's runtime.

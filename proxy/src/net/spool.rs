@@ -64,6 +64,11 @@ impl Spool {
     pub fn used(&self) -> u64 {
         self.files.used()
     }
+
+    /// Bytes in memory now, of uploads that are not small.
+    pub fn in_memory(&self) -> u64 {
+        self.memory.used()
+    }
 }
 
 /// The bytes of one upload.

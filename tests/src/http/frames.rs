@@ -33,6 +33,8 @@ pub enum Frame {
     Answer(u32),
     /// This stream is reset.
     Reset(u32),
+    /// Our question whether anybody is there was answered.
+    Pong,
     /// The connection takes no further stream.
     GoAway,
     /// The connection has ended.
@@ -82,6 +84,11 @@ impl Frames {
         self.send(DATA, if end { END_STREAM } else { 0 }, stream, bytes).await
     }
 
+    /// Asks whether anybody is there (RFC 9113 §6.7).
+    pub async fn ping(&mut self) -> io::Result<()> {
+        self.send(PING, 0, 0, &[7; 8]).await
+    }
+
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, bytes: &[u8]) -> io::Result<()> {
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?.to_be_bytes();
         let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
@@ -108,6 +115,7 @@ impl Frames {
                 (GO_AWAY, _) => return Frame::GoAway,
                 // The end shows where it fails.
                 (SETTINGS, 0) => drop(self.send(SETTINGS, ACK, 0, &[]).await),
+                (PING, ACK) => return Frame::Pong,
                 (PING, 0) => drop(self.send(PING, ACK, 0, &rest).await),
                 _ => {}
             }

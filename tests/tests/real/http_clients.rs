@@ -6,7 +6,7 @@
 use bascule_tests::{
     bascule::Bascule,
     dovecot::{Options, Pair},
-    sites::{self, Site},
+    sites::Site,
     tools::{caldav, curl_pages},
 };
 use tokio::{
@@ -75,7 +75,7 @@ async fn curl_gets_every_page_while_sites_move_there_and_back() {
 
 #[tokio::test]
 async fn a_calendar_program_goes_on_with_the_other_server_and_every_event_is_there_once() {
-    let (pair, _sites, proxy) = rig().await;
+    let (_pair, sites, proxy) = rig().await;
     let mut program = caldav(&format!("https://{}/alice/", proxy.https()), "alice", "pass").unwrap();
     let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
     let mut taken = Vec::new();
@@ -100,13 +100,13 @@ async fn a_calendar_program_goes_on_with_the_other_server_and_every_event_is_the
         taken.push(line);
     }
     assert!(program.wait().await.unwrap().success());
-    let found = sites::events(&pair, "alice").unwrap();
+    let found = sites[0].events("alice").unwrap();
     assert_eq!(found.keys().len(), taken.len(), "{found:?} {taken:?}");
     assert!(taken.iter().all(|event| found.get(event) == Some(&1)), "{found:?}");
 }
 
-/// The next event that it has added.
-async fn next(
+/// The next line that it says.
+pub(super) async fn next(
     said: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
     program: &mut tokio::process::Child,
 ) -> String {

@@ -9,6 +9,7 @@ mod cutover;
 mod hold;
 mod http_clients;
 mod http_streams;
+mod http_sync;
 mod logins;
 mod mail;
 mod mbsync;

@@ -12,7 +12,7 @@ use bascule_tests::{
     client::{Client, Result, Security, Status},
     http,
     ledger::Fate,
-    sites::{self, Site},
+    sites::Site,
     smtp::{self, Dialect},
 };
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -152,7 +152,7 @@ async fn imap_submission_port_25_lmtp_and_http_move_together() {
         "everything at once: acknowledged and found {}, nothing lost, doubled or changed\n",
         verdict.acknowledged
     ));
-    let (put, found) = (put.lock().unwrap().clone(), sites::events(&post.pair, "alice").unwrap());
+    let (put, found) = (put.lock().unwrap().clone(), post.sites[0].events("alice").unwrap());
     assert_eq!(found.len(), put.len(), "{found:?}");
     assert!(put.iter().all(|event| found.get(event) == Some(&1)), "{found:?}");
     crowd::say(&format!("everything at once: {} events put by HTTP, each found once\n", put.len()));

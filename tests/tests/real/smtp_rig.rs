@@ -31,7 +31,7 @@ pub(super) struct Post {
     // Dropped in this order.
     pub(super) proxy: Bascule,
     pub(super) postfixes: [Postfix; 2],
-    _sites: Vec<Site>,
+    pub(super) sites: Vec<Site>,
     pub(super) pair: Pair,
     pub(super) ledger: Ledger,
 }
@@ -79,7 +79,7 @@ impl Post {
         let init = proxy.run(&["init", "--active", "old"]).await.unwrap();
         assert_eq!(init.code, 0, "{init:?}");
         proxy.serve().await.unwrap();
-        Self { proxy, postfixes, _sites: sites, pair, ledger: Ledger::default() }
+        Self { proxy, postfixes, sites, pair, ledger: Ledger::default() }
     }
 
     /// Moves everything to the new servers and keeps every session.
@@ -139,11 +139,23 @@ pub(super) fn went_well(ran: &Ran) {
     assert_eq!((ran.code, &ran.json["unmovable"]), (0, &serde_json::json!({})), "{ran:?}");
 }
 
-/// Web sites beside both servers, of which the second does not run yet.
+/// Web sites beside both servers with the calendars in one place; the second does not run yet.
 pub(super) async fn sites(pair: &Pair, setup: &mut Setup) -> Vec<Site> {
+    sites_on(pair, setup, ["calendars"; 2]).await
+}
+
+/// The same with calendars of their own. The promotion of the second copies them there.
+pub(super) async fn sites_apart(pair: &Pair, setup: &mut Setup) -> Vec<Site> {
+    let sites = sites_on(pair, setup, ["calendars-old", "calendars-new"]).await;
+    let new = &mut setup.pools[1];
+    new.promote = new.promote.take().map(|promote| sites[1].takes_over(&sites[0], &promote));
+    sites
+}
+
+async fn sites_on(pair: &Pair, setup: &mut Setup, stores: [&str; 2]) -> Vec<Site> {
     let mut sites = Vec::new();
-    for (pool, server) in setup.pools.iter_mut().zip([&pair.old, &pair.new]) {
-        let site = Site::start(pair, server).await.unwrap();
+    for ((pool, server), store) in setup.pools.iter_mut().zip([&pair.old, &pair.new]).zip(stores) {
+        let site = Site::start(pair, server, store).await.unwrap();
         belongs(pool, |open| site.fence(open));
         let clear = "tls = { mode = \"none\" }\n";
         let calendar = format!("{clear}probe = \"/{{user}}/calendar/bascule-probe.ics\"\n");

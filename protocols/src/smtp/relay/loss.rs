@@ -167,14 +167,13 @@ impl Relay {
             return None;
         }
         self.again = false;
-        let Some(transaction) = &self.transaction else {
-            // MAIL had no answer, and now it has one. What came behind it has not.
-            return Some(self.refuse(NO_MAIL));
-        };
-        if transaction.poisoned {
+        let Some(transaction) = self.transaction.as_ref().filter(|t| !t.poisoned) else {
+            // Either MAIL had no answer, and now it has one, and what came behind it has not; or a promise was withdrawn,
+            // which its client may know already. Of what was said again the backend must know nothing any more.
+            let reply = if self.transaction.is_none() { NO_MAIL } else { POISONED };
             self.await_reply(What::Reset, Some(Class::Done));
-            return Some(GoOn { send: b"RSET\r\n".to_vec(), ..self.refuse(POISONED) });
-        }
+            return Some(GoOn { send: b"RSET\r\n".to_vec(), ..self.refuse(reply) });
+        };
         if matches!(self.reading, Reading::Asked) && transaction.unanswered().next().is_none() {
             // The next backend would ask for content that goes to nobody.
             self.reading = Reading::Command;

@@ -20,7 +20,7 @@ impl Relay {
         let class = reply.class();
         // Said behind something that ended its message: nobody's but the client's.
         if awaited.given.is_none() && !self.is_current(&awaited) && !matches!(awaited.what, What::Forward) {
-            return self.on_late_reply(&awaited.what);
+            return self.on_late_reply(&awaited.what, class);
         }
         match awaited.what {
             What::Forward if class == Class::Done => tell(Told::Nothing),
@@ -34,8 +34,10 @@ impl Relay {
         }
     }
 
-    fn on_late_reply(&mut self, what: &What) -> Outcome {
+    fn on_late_reply(&mut self, what: &What, class: Class) -> Outcome {
         match what {
+            // Its message was withdrawn meanwhile, and the replies of its end were counted without this one.
+            What::Rcpt(_) if class == Class::Done => return tell(Told::Withdrawn),
             What::Data => self.reading = Reading::Command,
             What::Chunk { .. } => self.end_chunk(),
             What::Forward | What::Mail | What::Rcpt(_) | What::End { .. } | What::Reset => {}

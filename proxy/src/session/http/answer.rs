@@ -28,12 +28,15 @@ pub(super) async fn say(
     fields: &[(&'static str, String)],
 ) -> Result<()> {
     let body = format!("{text}\n");
-    let mut head = ResponseHeader::build(status, Some(5 + fields.len()))?;
+    let mut head = ResponseHeader::build(status, Some(4 + fields.len()))?;
     head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
     head.insert_header("Content-Length", body.len().to_string())?;
     head.insert_header("Cache-Control", "no-store")?;
     for (name, value) in fields {
         head.insert_header(*name, value)?;
+    }
+    if let Some(conn) = Conn::of(session) {
+        front::hsts(&conn, &mut head)?;
     }
     let bodyless = session.req_header().method == "HEAD";
     session.write_response_header(Box::new(head), bodyless).await?;

@@ -14,10 +14,11 @@ use std::{
 };
 
 use bascule_protocols::http::framing::Refused;
+use pingora_proxy::Session;
 use smallvec::SmallVec;
 use tokio::sync::{Notify, watch};
 
-use super::{dial::Wire, two};
+use super::{flight::Flying, guards::Coming};
 use crate::{
     config::{HttpLimits, Storage},
     gate::Standing,
@@ -27,7 +28,7 @@ use crate::{
         door::Door,
         registry::{Entry, Order, Progress},
     },
-    topology::{Epoch, PoolId},
+    topology::Epoch,
 };
 
 /// How long a client of HTTP/2 may take to go that was told to.
@@ -54,61 +55,32 @@ pub(super) struct Conn {
     /// Whether the gate admitted what the topology has, when last looked at.
     flowed: AtomicBool,
     /// The last order that was looked at, and the last that was reported.
-    seen: AtomicU64,
-    reported: AtomicU64,
+    pub(super) seen: AtomicU64,
+    pub(super) reported: AtomicU64,
 }
 
+/// What changes on a connection.
 #[derive(Debug)]
-struct State {
-    flights: SmallVec<[Flying; 1]>,
-    next: u64,
+pub(super) struct State {
+    pub(super) flights: SmallVec<[Flying; 1]>,
+    /// The next number of a request or a body.
+    pub(super) next: u64,
     /// Requests that wait for the gate or for a server.
-    waiting: u16,
+    pub(super) waiting: u16,
     /// Streams that were open and have no server now: nobody waits for them.
-    adrift: u16,
+    pub(super) adrift: u16,
     /// Requests whose head is whole.
-    open: u32,
+    pub(super) open: u32,
     /// When the last one ended, or the connection began.
-    last: Instant,
+    pub(super) last: Instant,
     /// When the first byte of the next one came.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
     /// Bodies that are still coming.
-    bodies: SmallVec<[Coming; 1]>,
+    pub(super) bodies: SmallVec<[Coming; 1]>,
     /// Told with GOAWAY that it has been idle for too long.
     idle: bool,
     /// When the gate was seen shut.
     shut: Option<Instant>,
-}
-
-/// A body that is still coming.
-#[derive(Debug)]
-struct Coming {
-    id: u64,
-    due: Instant,
-    /// Ends its request; `None`: its connection ends with it.
-    end: Option<Arc<Notify>>,
-}
-
-/// One request as the word counts it.
-#[derive(Debug)]
-struct Flying {
-    id: u64,
-    pool: PoolId,
-    writes: bool,
-    /// Its body outgrew what is kept, and is still coming.
-    unkept: bool,
-    /// Its final response has begun.
-    answered: bool,
-    wire: Option<Arc<Wire>>,
-}
-
-/// A request's place among those in flight; dropping it is its end.
-#[derive(Debug)]
-pub(super) struct Flight {
-    conn: Arc<Conn>,
-    id: u64,
-    pub(super) pool: PoolId,
-    pub(super) epoch: Epoch,
 }
 
 impl Conn {
@@ -146,6 +118,12 @@ impl Conn {
         conn
     }
 
+    /// Whose connection a session of pingora's is on.
+    pub(super) fn of(session: &Session) -> Option<Arc<Self>> {
+        let digest = session.as_ref().digest()?.proxy_digest.as_ref()?;
+        digest.user_data.as_ref()?.downcast_ref::<Arc<Self>>().cloned()
+    }
+
     pub(super) fn world(&self) -> &Arc<World> {
         &self.door.world
     }
@@ -154,7 +132,7 @@ impl Conn {
         &self.world().config.limits.http
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -165,50 +143,13 @@ impl Conn {
 
     // ---- requests ---------------------------------------------------------------------------------------
 
-    /// One more request in flight to the active pool, if the gate lets it.
-    pub(super) fn fly(self: &Arc<Self>) -> Option<Flight> {
-        let topology = self.world().topology.load();
-        let (pool, epoch) = (topology.active, topology.epoch);
-        let mut state = self.state();
-        let id = state.next;
-        state.next += 1;
-        state.flights.push(Flying { id, pool, writes: false, unkept: false, answered: false, wire: None });
-        if self.entry.handle.word.announce(state.standing(), &self.world().gate, epoch) {
-            return Some(Flight { conn: self.clone(), id, pool, epoch });
-        }
-        state.flights.pop();
-        self.say(&state);
-        None
-    }
-
     /// Tells the word what is the case now.
-    fn say(&self, state: &State) {
+    pub(super) fn say(&self, state: &State) {
         // With the fence: a gate that shuts meanwhile is seen here, or sees this.
         self.entry.handle.word.wait(state.standing());
         if !self.admitted() {
             self.entry.handle.word_changed();
         }
-    }
-
-    /// A request waits from now on, until the guard is dropped.
-    pub(super) fn wait(self: &Arc<Self>) -> Waiting {
-        let mut state = self.state();
-        state.waiting = state.waiting.saturating_add(1);
-        self.say(&state);
-        let count = usize::from(state.waiting);
-        drop(state);
-        self.entry.handle.describe(|info| info.held = count);
-        Waiting(self.clone())
-    }
-
-    /// A stream that was open has no server from now on, until the guard is dropped. It hears when the gate moves, and
-    /// neither a drain nor an attach waits for it.
-    pub(super) fn adrift(self: &Arc<Self>) -> Adrift {
-        let mut state = self.state();
-        state.adrift = state.adrift.saturating_add(1);
-        self.say(&state);
-        drop(state);
-        Adrift(self.clone())
     }
 
     /// Resolves when what came to a pool in this epoch is to leave it: it was told to, another pool serves, or the process
@@ -234,21 +175,6 @@ impl Conn {
         let contract = &topology.active().contract;
         let ends_reads = contract.storage == Storage::Shared || !contract.fence_keeps_reads;
         self.entry.handle.order().1 == Order::Leave || (self.world().gate.armed() && ends_reads)
-    }
-
-    /// The head of a request is whole; its body may take so long.
-    pub(super) fn opened(self: &Arc<Self>, body: bool) -> Open {
-        let mut state = self.state();
-        state.open += 1;
-        state.begun = None;
-        let id = state.next;
-        state.next += 1;
-        if body {
-            let due = Instant::now() + self.limits().body;
-            state.bodies.push(Coming { id, due, end: two::end() });
-        }
-        self.schedule(&state);
-        Open(self.clone(), id)
     }
 
     /// A byte has come; where no request is open it is the first one of the next.
@@ -308,7 +234,7 @@ impl Conn {
     }
 
     /// Takes the next step of the order; true: the connection is to be closed at once.
-    fn obey(&self) -> bool {
+    pub(super) fn obey(&self) -> bool {
         let (number, order) = self.entry.handle.order();
         match order {
             // An order of a hold that is over: whoever was admitted since stays.
@@ -367,7 +293,7 @@ impl Conn {
     }
 
     /// When [`Self::on_late`] is to look at the clock.
-    fn schedule(&self, state: &State) {
+    pub(super) fn schedule(&self, state: &State) {
         let limits = self.limits();
         let head = state.begun.map(|begun| begun + limits.header);
         let body = state.bodies.iter().map(|body| body.due).min();
@@ -424,15 +350,8 @@ impl Conn {
     }
 }
 
-impl Flying {
-    /// Ends the connection that it goes over. False: it has none.
-    fn cut(&self) -> bool {
-        self.wire.as_ref().map(|wire| wire.cut()).is_some()
-    }
-}
-
 impl State {
-    fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Standing {
         let count = |writes: bool| {
             u16::try_from(self.flights.iter().filter(|one| one.writes == writes).count()).unwrap_or(u16::MAX)
         };
@@ -452,140 +371,7 @@ impl State {
         if self.idle { limits.idle + FAREWELL } else { limits.idle }
     }
 
-    fn find(&mut self, id: u64) -> Option<&mut Flying> {
+    pub(super) fn flight(&mut self, id: u64) -> Option<&mut Flying> {
         self.flights.iter_mut().find(|one| one.id == id)
-    }
-}
-
-impl Flight {
-    /// The last byte of a write goes now, if the gate lets it.
-    pub(super) fn commit(&self) -> bool {
-        let mut state = self.conn.state();
-        // One that was cut commits to nothing any more.
-        let Some(one) = state.find(self.id) else { return false };
-        (one.writes, one.unkept) = (true, false);
-        if self.conn.entry.handle.word.announce(state.standing(), &self.conn.world().gate, self.epoch) {
-            return true;
-        }
-        if let Some(one) = state.find(self.id) {
-            one.writes = false;
-        }
-        self.conn.say(&state);
-        false
-    }
-
-    /// Its body is too long to be kept: it can only end where it began, and the drain waits for it.
-    pub(super) fn unkept(&self) -> bool {
-        let committed = self.commit();
-        if let Some(one) = self.conn.state().find(self.id) {
-            one.unkept = true;
-        }
-        committed
-    }
-
-    /// An upload that is not kept has come to its end: it is a write like any other from here on.
-    pub(super) fn whole(&self) {
-        let mut state = self.conn.state();
-        if let Some(one) = state.find(self.id) {
-            one.unkept = false;
-        }
-        self.conn.schedule(&state);
-    }
-
-    /// The final response has begun: what it did is done.
-    pub(super) fn answered(&self) {
-        let mut state = self.conn.state();
-        if let Some(one) = state.find(self.id) {
-            (one.writes, one.unkept, one.answered) = (false, false, true);
-        }
-        self.conn.say(&state);
-    }
-
-    /// The backend connection that it goes over.
-    pub(super) fn over(&self, wire: Arc<Wire>) {
-        if let Some(one) = self.conn.state().find(self.id) {
-            one.wire = Some(wire);
-        }
-    }
-
-    /// Whose request it is, among all of the process.
-    pub(super) fn number(&self) -> (u64, u64) {
-        (self.conn.entry.handle.id.0, self.id)
-    }
-
-    /// Whether the gate still admits it.
-    pub(super) fn admitted(&self) -> bool {
-        self.conn.world().gate.admits(self.epoch)
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let mut state = self.conn.state();
-        state.flights.retain(|one| one.id != self.id);
-        self.conn.say(&state);
-        drop(state);
-        if self.conn.seen.load(Ordering::Relaxed) != self.conn.reported.load(Ordering::Relaxed) {
-            self.conn.entry.handle.wake();
-            self.conn.obey();
-        }
-    }
-}
-
-/// A request that waits.
-#[derive(Debug)]
-pub(super) struct Waiting(Arc<Conn>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.waiting = state.waiting.saturating_sub(1);
-        self.0.say(&state);
-        let count = usize::from(state.waiting);
-        drop(state);
-        self.0.entry.handle.describe(|info| info.held = count);
-        if count == 0 {
-            self.0.obey();
-        }
-    }
-}
-
-/// A stream without a server.
-#[derive(Debug)]
-pub(super) struct Adrift(Arc<Conn>);
-
-impl Drop for Adrift {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.adrift = state.adrift.saturating_sub(1);
-        self.0.say(&state);
-    }
-}
-
-/// A request from its head to its end.
-#[derive(Debug)]
-pub(super) struct Open(Arc<Conn>, u64);
-
-impl Open {
-    /// Whether its body takes longer than it may.
-    pub(super) fn is_late(&self) -> bool {
-        self.0.state().bodies.iter().any(|body| body.id == self.1 && Instant::now() >= body.due)
-    }
-
-    /// Its body is there as a whole, or of no interest any more.
-    pub(super) fn whole(&self) {
-        let mut state = self.0.state();
-        state.bodies.retain(|body| body.id != self.1);
-        self.0.schedule(&state);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.open = state.open.saturating_sub(1);
-        state.bodies.retain(|body| body.id != self.1);
-        state.last = Instant::now();
-        self.0.schedule(&state);
     }
 }

@@ -90,7 +90,7 @@ impl Dialer {
         let socket = tcp.as_fd().try_clone_to_owned()?;
         let wire = Arc::new(Wire { socket, cut: AtomicBool::new(false) });
         let mut stream = Stream::from(tcp);
-        let head = ResponseHeader::build(200, None).map_err(std::io::Error::other)?;
+        let head = ResponseHeader::build_no_case(200, Some(0)).map_err(std::io::Error::other)?;
         stream.set_proxy_digest(ProxyDigest::new(Box::new(head), Some(Box::new(wire))));
         Ok(stream)
     }

@@ -55,7 +55,7 @@ impl Edge {
         let socket = SocketDigest::from_raw_fd(leg.tcp().as_raw_fd());
         let _ = socket.peer_addr.set(Some(conn.entry.handle.peer.into()));
         // pingora has no place of its own for what a connection's owner wants to know.
-        let head = ResponseHeader::build(200, None).ok()?;
+        let head = ResponseHeader::build_no_case(200, Some(0)).ok()?;
         let whose = ProxyDigest::new(Box::new(head), Some(Box::new(conn.clone())));
         let (whose, socket, conn) = (Arc::new(whose), Arc::new(socket), conn.clone());
         let wire = (!conn.two).then(|| Wire::new(conn.limits().header_size));

@@ -178,11 +178,17 @@ fn forwarded(client: IpAddr, scheme: &str, host: &str) -> String {
     format!("for={node};proto={scheme};host=\"{quoted}\"")
 }
 
-/// What is said to the client about this proxy, and nothing about what stands behind it.
-pub(super) fn dress(conn: &Conn, request: &Request, head: &mut ResponseHeader) -> Result<()> {
+/// RFC 6797 §7.1: with every answer, also with those of the proxy's own.
+pub(super) fn hsts(conn: &Conn, head: &mut ResponseHeader) -> Result<()> {
     if let (Some(time), true) = (conn.door.listener.http.hsts, conn.secure) {
         head.insert_header("Strict-Transport-Security", format!("max-age={}", time.as_secs()))?;
     }
+    Ok(())
+}
+
+/// What is said to the client about this proxy, and nothing about what stands behind it.
+pub(super) fn dress(conn: &Conn, request: &Request, head: &mut ResponseHeader) -> Result<()> {
+    hsts(conn, head)?;
     if let Some(value) = request.chosen.as_ref().and_then(|chosen| chosen.cookie.as_ref()) {
         head.append_header("Set-Cookie", cookie::setting(&request.service, value, conn.secure))?;
     }

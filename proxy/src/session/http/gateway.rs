@@ -2,8 +2,6 @@
 //!
 //! Rule: nothing is decided here that a test could not ask elsewhere; each answer is a call.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use bascule_protocols::http::{
     framing::{self, Head, Version},
@@ -19,6 +17,7 @@ use super::{
     again, answer,
     conn::Conn,
     dial::Wire,
+    flight::Flight,
     front, hold,
     hold::Stop,
     lane, loss, peer,
@@ -31,12 +30,6 @@ const HANDED_BACK: u16 = 379;
 /// Where pingora asks.
 #[derive(Debug)]
 pub(super) struct Gateway;
-
-/// Whose connection it is.
-fn conn(session: &Session) -> Option<Arc<Conn>> {
-    let digest = session.as_ref().digest()?.proxy_digest.as_ref()?;
-    digest.user_data.as_ref()?.downcast_ref::<Arc<Conn>>().cloned()
-}
 
 fn internal(why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InternalError, why)
@@ -58,7 +51,7 @@ impl ProxyHttp for Gateway {
 
     /// True: it was answered here.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        let conn = conn(session).ok_or_else(|| internal("a connection of nobody"))?;
+        let conn = Conn::of(session).ok_or_else(|| internal("a connection of nobody"))?;
         if let Err(refused) = check(session) {
             answer::refuse_framing(session, &conn, refused).await?;
             return Ok(true);
@@ -330,8 +323,7 @@ fn pass_on(request: &mut Request, session: &Session, end: bool, length: usize) -
     let kept = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
     if kept == Body::Lost && !request.unkept {
         // From here on it can only end where it began. The piece that was one too many has not been sent.
-        let may =
-            !request.policy.writes() || request.flight.as_ref().is_some_and(super::conn::Flight::unkept);
+        let may = !request.policy.writes() || request.flight.as_ref().is_some_and(Flight::unkept);
         request.unkept = true;
         if !may {
             return Err(give_up(request, Some(Next::Busy), "the gate shut over a body that is not kept"));

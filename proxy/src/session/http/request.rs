@@ -19,11 +19,7 @@ use pingora_proxy::Session;
 use smallvec::SmallVec;
 
 use super::{
-    conn::{Conn, Flight, Open},
-    dial::Wire,
-    lane::Stream,
-    places::Place,
-    servers::Chosen,
+    conn::Conn, dial::Wire, flight::Flight, guards::Open, lane::Stream, places::Place, servers::Chosen,
 };
 use crate::{
     config::{HttpAddress, HttpService, Route},

@@ -52,6 +52,10 @@ async fn clear_text_leads_to_tls_except_for_challenges() {
         |answer: bascule_tests::http::Answer| answer.field("strict-transport-security").map(str::to_owned);
     let page = rig.secure_browser().await.ask("GET", "/", b"").await.unwrap();
     assert_eq!(hsts(page).as_deref(), Some("max-age=2592000"));
+    let mut client = rig.secure_browser().await;
+    client.write(Client::head("PUT", "/", "", 1_000_000_000_000)).await.unwrap();
+    let own = client.answer().await.unwrap();
+    assert_eq!((own.status, hsts(own).as_deref()), (413, Some("max-age=2592000")));
     assert_eq!(hsts(rig.browser().await.ask("GET", "/", b"").await.unwrap()), None);
 }
 

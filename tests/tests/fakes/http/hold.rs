@@ -12,7 +12,7 @@ use std::{
 
 use bascule_tests::{
     fake::{Stall, http::At},
-    http::{Client, Uploads},
+    http::{Client, Frame, Frames, Uploads},
     ledger::Fate,
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -354,4 +354,29 @@ async fn a_long_upload_that_was_sent_whole_has_all_of_the_drain() {
     assert_eq!(client.answer().await.unwrap().text(), "old");
     through(cutover.end().await);
     assert_eq!(rig.shelf.effects().len(), 1);
+}
+
+/// Whoever asks whether the connection lives (gRPC, OkHttp, browsers) gives it up where nobody answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_with_a_held_request_answers_pings() {
+    let rig = plan().start(USERS).await;
+    let barrier = rig.hooks.stall(BARRIER);
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&barrier).await;
+    let mut frames = Frames::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+    let head = [
+        (&b":method"[..], &b"GET"[..]),
+        (b":scheme", b"https"),
+        (b":authority", b"mail.bascule.test"),
+        (b":path", b"/page"),
+    ];
+    let held = frames.head(&head, true).await.unwrap();
+    rig.held(1).await;
+    for _ in 0..2 {
+        frames.ping().await.unwrap();
+        assert_eq!(frames.next().await, Frame::Pong);
+    }
+    barrier.release();
+    through(cutover.end().await);
+    assert_eq!(frames.next().await, Frame::Answer(held));
 }

@@ -46,10 +46,12 @@ async fn large_bodies_lie_in_the_spool_and_leave_nothing_behind() {
         "{count} bodies of {size} bytes under way: memory {before} before, {now} now, {most} at most; spool {kept}"
     ));
     assert!(kept >= in_files(count, size), "the spool has {kept}");
+    rig.metric("bascule_uploads_memory_bytes", |bytes| bytes > 0.0 && bytes <= MEMORY as f64).await;
     assert!(most < before + MEMORY + count as u64 * EACH, "memory: {before} before, {most} at most");
 
     finish(clients).await;
     rig.metric("bascule_uploads_spooled_bytes", |bytes| bytes == 0.0).await;
+    rig.metric("bascule_uploads_memory_bytes", |bytes| bytes == 0.0).await;
     say(&format!("all acknowledged: memory {}, spool 0", memory(&rig.proxy, "VmRSS")));
 
     let clients = under_way(&rig, count, size).await;
