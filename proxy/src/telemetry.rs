@@ -167,8 +167,16 @@ pub mod labels {
     pub const HTTP_AGAIN: &[&str] =
         &["dial", "doubted", "gate", "lost", "poisoned", "settled", "unauthorized"];
     /// What became of streams of HTTP whose server was left or lost.
-    pub const HTTP_STREAMS: &[&str] =
-        &["events_ended", "events_moved", "events_reopened", "polls_again", "sockets_cut", "sockets_told"];
+    /// `events_told`: of those of JMAP's push, whose clients were told to ask what has changed.
+    pub const HTTP_STREAMS: &[&str] = &[
+        "events_ended",
+        "events_moved",
+        "events_reopened",
+        "events_told",
+        "polls_again",
+        "sockets_cut",
+        "sockets_told",
+    ];
     /// Keys of `[limits]`.
     pub const LIMITS: &[&str] = &[
         "address_connections",
@@ -186,6 +194,7 @@ pub mod labels {
         "http_body_size",
         "http_header",
         "http_header_size",
+        "http_heard",
         "http_held_bytes",
         "http_held_requests",
         "http_hold",

@@ -10,6 +10,7 @@ pub mod framing;
 pub mod known;
 pub mod lane;
 pub mod method;
+pub mod push;
 pub mod queue;
 pub mod replay;
 mod wbxml;

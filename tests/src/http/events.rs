@@ -19,6 +19,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
 pub struct Event {
     /// The last id that was said.
     pub id: String,
+    /// Its name, where it has one.
+    pub name: String,
     /// Its data.
     pub data: String,
 }
@@ -30,6 +32,7 @@ pub struct Events {
     came: Vec<u8>,
     ready: VecDeque<Event>,
     id: String,
+    name: String,
     data: Option<String>,
     /// Comments that came, in their order.
     pub comments: Vec<String>,
@@ -59,7 +62,15 @@ impl Events {
     }
 
     fn over(from: From) -> Self {
-        Self { from, came: vec![], ready: VecDeque::new(), id: String::new(), data: None, comments: vec![] }
+        Self {
+            from,
+            came: vec![],
+            ready: VecDeque::new(),
+            id: String::new(),
+            name: String::new(),
+            data: None,
+            comments: vec![],
+        }
     }
 
     /// The next event; `None`: the stream has ended as streams end.
@@ -108,14 +119,16 @@ impl Events {
     fn line(&mut self, line: &str) -> Result<()> {
         match line.split_once(':') {
             None if line.is_empty() => {
+                let name = std::mem::take(&mut self.name);
                 if let Some(data) = self.data.take() {
-                    self.ready.push_back(Event { id: self.id.clone(), data });
+                    self.ready.push_back(Event { id: self.id.clone(), name, data });
                 }
             }
             Some(("", comment)) => self.comments.push(comment.trim().to_owned()),
             Some(("id", id)) => id.trim().clone_into(&mut self.id),
             Some(("data", data)) => self.data = Some(self.data.take().unwrap_or_default() + data.trim()),
-            Some(("event" | "retry", _)) => {}
+            Some(("event", name)) => name.trim().clone_into(&mut self.name),
+            Some(("retry", _)) => {}
             _ => bail!("what is {line:?}?"),
         }
         Ok(())

@@ -21,7 +21,10 @@ use smallvec::SmallVec;
 use super::{
     conn::Conn, dial::Wire, flight::Flight, guards::Open, lane::Stream, places::Place, servers::Chosen,
 };
-use crate::config::{HttpAddress, HttpService, Route};
+use crate::{
+    config::{HttpAddress, HttpService, Route},
+    topology::Epoch,
+};
 
 /// What pingora carries through a request for us.
 #[derive(Debug, Default)]
@@ -191,6 +194,11 @@ impl Request {
         if gate || self.left.elapsed() >= self.conn.limits().hold {
             self.trouble = None;
         }
+    }
+
+    /// The epoch in which it is served.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.flight.as_ref().map(|flight| flight.epoch)
     }
 
     /// This try is over.

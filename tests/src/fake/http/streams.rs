@@ -1,6 +1,7 @@
 //! What a web server says for as long as it is listened to: news, and what comes back on a WebSocket.
 //!
-//! Rule: news of a platform are numbered, and stand on its shelf: a server tells them from where its listener was.
+//! Rule: news of a platform are numbered, and stand on its shelf: a server tells them from where its listener was. Under
+//! `/jmap/` they are events as they were published, and who brings no id hears what comes from now on.
 
 use std::io;
 
@@ -15,15 +16,20 @@ pub(super) async fn events(
     head: &Head,
     fault: Option<&At>,
 ) -> io::Result<()> {
+    let (mut told, mut ended) = (shared.shelf.published(), [0; 1]);
+    let is_push = head.target.starts_with("/jmap/");
+    let from = if is_push { shared.shelf.news(0).len() } else { 0 };
+    let mut heard = head.field("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(from);
     let type_is = "Content-Type: text/event-stream\r\nCache-Control: no-store\r\n";
     io.write_all(format!("HTTP/1.1 200 Said\r\nTransfer-Encoding: chunked\r\n{type_is}\r\n").as_bytes())
         .await?;
     io.flush().await?;
-    let mut heard = head.field("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(0);
-    let (mut told, mut ended) = (shared.shelf.published(), [0; 1]);
     loop {
         for (id, text) in (heard + 1..).zip(shared.shelf.news(heard)) {
-            let event = format!(": {}\nid: {id}\ndata: {text}\n\n", shared.name);
+            let event = match is_push {
+                true => format!("{text}\n\n"),
+                false => format!(": {}\nid: {id}\ndata: {text}\n\n", shared.name),
+            };
             let half = if let Some(At::Pause(count, _)) = fault { *count } else { event.len() / 2 };
             let (first, second) = event.split_at(half.min(event.len()));
             chunk(&mut io, first).await?;

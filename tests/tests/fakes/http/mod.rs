@@ -10,6 +10,7 @@ mod loss;
 mod passing;
 mod phones;
 mod proofs;
+mod push;
 mod servers;
 mod smuggling;
 mod sockets;

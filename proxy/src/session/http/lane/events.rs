@@ -2,10 +2,18 @@
 //!
 //! Rule: the client gets whole events, each once and in their order, and a comment now and then while there is no server;
 //! what cannot go on ends as a stream ends, and its client comes back by itself.
+//!
+//! A client of JMAP's push that goes on is told that what it has heard of has changed ([`Heard`]). An id of an event is of
+//! the pool that gave it: there it is said again, and the server says itself what was missed (RFC 8620 §7.3); another pool
+//! is asked without it. What a client cannot be told, for it has heard of nothing yet, it finds out as after any lost
+//! stream: this one ends, once there is a server for the next one.
 
 use std::time::Instant;
 
-use bascule_protocols::http::events::{self, COMMENT, Events};
+use bascule_protocols::http::{
+    events::{self, COMMENT, Events},
+    push::{Gap, Heard},
+};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming};
@@ -16,9 +24,10 @@ use tokio::time::interval_at;
 use super::super::{
     front,
     hold::{self, Stop},
-    request::Request,
+    request::{Request, target},
 };
 use super::{Found, Question, find, gone, question};
+use crate::topology::Epoch;
 
 /// Whether an answer can be followed.
 pub(super) fn is_stream(answer: &Response<Incoming>) -> bool {
@@ -38,6 +47,16 @@ enum Lost {
     Broken,
 }
 
+/// What a client listens to.
+struct Listener {
+    events: Events,
+    heard: Heard,
+    /// When its last id was given; `None`: it brought it along, or has none.
+    id_of: Option<Epoch>,
+    /// What it is told before anything else.
+    first: Bytes,
+}
+
 /// Passes the stream on until its client goes, or its end comes.
 pub(super) async fn serve(
     request: &mut Request,
@@ -46,24 +65,24 @@ pub(super) async fn serve(
     mut found: Found,
 ) -> Result<()> {
     begin(request, session, &found.answer).await?;
-    let mut events = Events::after(question.last_id());
+    let mut listener = Listener::new(session, &question);
     let conn = request.conn.clone();
     let streams = &conn.world().metrics.http_streams;
     loop {
-        let lost = flow(request, session, &mut events, found).await?;
+        let lost = flow(request, session, &mut listener, found).await?;
         let outcome = match lost {
             Lost::Ended => break,
             Lost::Left => "events_moved",
             Lost::Broken => "events_reopened",
         };
-        if events.torn() {
+        if listener.events.torn() {
             break;
         }
         match outcome {
             "events_reopened" => request.broke(),
             _ => request.begin_again(),
         }
-        question.set_last_id(events.last_id());
+        listener.ask(&mut question);
         match reopen(request, session, &question).await {
             Ok(again) => found = again,
             Err(Stop::Gone) => return Err(gone()),
@@ -72,11 +91,74 @@ pub(super) async fn serve(
                 break;
             }
         }
+        if !listener.goes_on(request) {
+            drop(found);
+            request.over();
+            streams.count("events_ended");
+            if !listener.first.is_empty() {
+                session.write_response_body(Some(listener.first), false).await?;
+            }
+            break;
+        }
         streams.count(outcome);
-        events.reopen();
     }
     request.over();
     session.write_response_body(None, true).await
+}
+
+impl Listener {
+    fn new(session: &Session, question: &Question) -> Self {
+        let heard = Heard::at(target(session.req_header()));
+        Self { events: Events::after(question.last_id()), heard, id_of: None, first: Bytes::new() }
+    }
+
+    /// What it asks of another server.
+    fn ask(&self, question: &mut Question) {
+        let id = self.events.last_id();
+        match self.id_of {
+            _ if !self.heard.is_push() => question.set_last_id(id, None),
+            None => question.set_last_id(b"", None),
+            of => question.set_last_id(id, of),
+        }
+    }
+
+    /// It has another server. False: its stream ends all the same, after what it is told.
+    fn goes_on(&mut self, request: &Request) -> bool {
+        self.events.reopen();
+        if self.id_of.is_some() && self.id_of == request.epoch() {
+            return true;
+        }
+        let metrics = &request.conn.world().metrics;
+        // Random, so that it is no state that the client has: neither a server's nor of an earlier gap.
+        let (event, goes_on) = match self.heard.gap(&format!("bascule-{:016x}", fastrand::u64(..))) {
+            Gap::Foreign => return true,
+            Gap::Told(event) => (event, true),
+            Gap::Last(event) => (event, false),
+            Gap::Unheard => return false,
+            Gap::Missed => {
+                metrics.limits_hit.count("http_heard");
+                return false;
+            }
+        };
+        metrics.http_streams.count("events_told");
+        self.first = event.into();
+        goes_on
+    }
+
+    /// Takes what came; returns what goes on.
+    fn take(&mut self, data: &[u8], epoch: Epoch) -> Bytes {
+        let (was_torn, id) = (self.events.torn(), self.events.last_id().to_vec());
+        let whole = self.events.feed(data);
+        if id != self.events.last_id() {
+            self.id_of = (!self.events.last_id().is_empty()).then_some(epoch);
+        }
+        if was_torn || self.events.torn() {
+            self.heard.miss();
+        } else {
+            self.heard.listen(&whole);
+        }
+        whole.into()
+    }
 }
 
 /// Sends the head.
@@ -94,33 +176,35 @@ async fn begin(request: &Request, session: &mut Session, answer: &Response<Incom
 async fn flow(
     request: &mut Request,
     session: &mut Session,
-    events: &mut Events,
+    listener: &mut Listener,
     found: Found,
 ) -> Result<Lost> {
     let conn = request.conn.clone();
-    let Some(epoch) = request.flight.as_ref().map(|flight| flight.epoch) else { return Ok(Lost::Broken) };
+    let Some(epoch) = request.epoch() else { return Ok(Lost::Broken) };
     let Found { line, answer } = found;
     let mut backend = Some((line, answer.into_body()));
     let left = || if *conn.closing.borrow() { Lost::Ended } else { Lost::Left };
+    let mut whole = std::mem::take(&mut listener.first);
     while let Some((_, body)) = &mut backend {
-        let piece = tokio::select! {
-            biased;
-            () = conn.leaves(epoch) => return Ok(left()),
-            () = hold::gone(session) => return Err(gone()),
-            piece = body.frame() => piece,
-        };
-        let data = match piece {
-            // A server whose pool is being left ends what it carries.
-            None if !conn.world().gate.admits(epoch) => return Ok(left()),
-            None => return Ok(Lost::Ended),
-            Some(Err(_)) => return Ok(Lost::Broken),
-            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-        };
-        let whole = Bytes::from(events.feed(&data));
         if whole.is_empty() {
+            let piece = tokio::select! {
+                biased;
+                () = conn.leaves(epoch) => return Ok(left()),
+                () = hold::gone(session) => return Err(gone()),
+                piece = body.frame() => piece,
+            };
+            let data = match piece {
+                // A server whose pool is being left ends what it carries.
+                None if !conn.world().gate.admits(epoch) => return Ok(left()),
+                None => return Ok(Lost::Ended),
+                Some(Err(_)) => return Ok(Lost::Broken),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            whole = listener.take(&data, epoch);
             continue;
         }
-        let mut writing = std::pin::pin!(session.write_response_body(Some(whole), false));
+        let mut writing =
+            std::pin::pin!(session.write_response_body(Some(std::mem::take(&mut whole)), false));
         tokio::select! {
             written = &mut writing => written?,
             // A client that does not read keeps nobody at a pool.

@@ -28,7 +28,7 @@ const TURN: Duration = Duration::from_millis(200);
 pub(super) async fn find(request: &mut Request, question: &Question) -> Result<Found, Stop> {
     loop {
         place(request).await?;
-        let Some(epoch) = request.flight.as_ref().map(|flight| flight.epoch) else { continue };
+        let Some(epoch) = request.epoch() else { continue };
         let conn = request.conn.clone();
         tokio::select! {
             found = ask(request, question) => match found {

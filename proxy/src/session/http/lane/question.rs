@@ -13,7 +13,10 @@ use super::super::{
     front,
     request::{Request, target},
 };
-use crate::config::{HttpService, HttpVersion, ServiceTls};
+use crate::{
+    config::{HttpService, HttpVersion, ServiceTls},
+    topology::Epoch,
+};
 
 /// Fields of one connection (RFC 9110 §7.6.1), and what hyper writes itself.
 const HOPS: [&str; 9] = [
@@ -33,11 +36,13 @@ pub(super) struct Question {
     head: RequestHeader,
     body: Bytes,
     lane: Lane,
+    /// Where its id of an event is known; `None`: everywhere.
+    id_of: Option<Epoch>,
 }
 
 impl Question {
     pub(super) fn new(head: &RequestHeader, body: Bytes, lane: Lane) -> Self {
-        Self { head: head.clone(), body, lane }
+        Self { head: head.clone(), body, lane, id_of: None }
     }
 
     pub(super) fn head(&self) -> &RequestHeader {
@@ -58,8 +63,9 @@ impl Question {
         self.head.headers.get("last-event-id").map_or(b"", |value| value.as_bytes())
     }
 
-    /// From now on it asks for what comes after this event.
-    pub(super) fn set_last_id(&mut self, id: &[u8]) {
+    /// From now on it asks for what comes after this event, where its id is known.
+    pub(super) fn set_last_id(&mut self, id: &[u8], of: Option<Epoch>) {
+        self.id_of = of;
         self.head.remove_header("last-event-id");
         if let (Ok(value), false) = (HeaderValue::from_bytes(id), id.is_empty()) {
             // One more field fits.
@@ -77,6 +83,9 @@ impl Question {
         // First, so that a client cannot name what is only said then.
         for name in named(&self.head.headers).into_iter().chain(["connection".to_owned()]) {
             told.remove_header(&name);
+        }
+        if self.id_of.is_some_and(|of| request.epoch() != Some(of)) {
+            told.remove_header("last-event-id");
         }
         front::introduce(&self.head, &mut told, request)?;
         let (host, version) = (front::authority(&self.head), self.version(service.version));
