@@ -201,6 +201,13 @@ impl Request {
         self.flight.as_ref().map(|flight| flight.epoch)
     }
 
+    /// It found a server, and an attach waits for it no longer.
+    pub(super) fn stream_moved(&mut self) {
+        if let (Some(epoch), Some(stream)) = (self.epoch(), &mut self.stream) {
+            stream.moved(epoch);
+        }
+    }
+
     /// This try is over.
     pub(super) fn over(&mut self) {
         (self.flight, self.wire, self.sent, self.unkept) = (None, None, Sent::Nothing, false);

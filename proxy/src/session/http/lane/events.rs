@@ -83,24 +83,21 @@ pub(super) async fn serve(
             _ => request.begin_again(),
         }
         listener.ask(&mut question);
-        match reopen(request, session, &question).await {
-            Ok(again) => found = again,
+        match reopen(request, session, &question, &mut listener, outcome).await {
+            Ok(Some(again)) => found = again,
+            Ok(None) => {
+                request.over();
+                if !listener.first.is_empty() {
+                    session.write_response_body(Some(listener.first), false).await?;
+                }
+                break;
+            }
             Err(Stop::Gone) => return Err(gone()),
             Err(Stop::Busy(_)) => {
                 streams.count("events_ended");
                 break;
             }
         }
-        if !listener.goes_on(request) {
-            drop(found);
-            request.over();
-            streams.count("events_ended");
-            if !listener.first.is_empty() {
-                session.write_response_body(Some(listener.first), false).await?;
-            }
-            break;
-        }
-        streams.count(outcome);
     }
     request.over();
     session.write_response_body(None, true).await
@@ -218,11 +215,18 @@ async fn flow(
     Ok(left())
 }
 
-/// Finds another server, while the client hears that the stream is alive.
-async fn reopen(request: &mut Request, session: &mut Session, question: &Question) -> Result<Found, Stop> {
+/// Finds another server, while the client hears that the stream is alive. `None`: it ends all the same, after what its
+/// client is told.
+async fn reopen(
+    request: &mut Request,
+    session: &mut Session,
+    question: &Question,
+    listener: &mut Listener,
+    outcome: &'static str,
+) -> Result<Option<Found>, Stop> {
     let pause = request.conn.world().config.limits.keepalive;
     let mut alive = interval_at((Instant::now() + pause).into(), pause);
-    let mut seeking = std::pin::pin!(seek(request, question));
+    let mut seeking = std::pin::pin!(seek(request, question, listener, outcome));
     loop {
         tokio::select! {
             found = &mut seeking => return found,
@@ -245,14 +249,26 @@ async fn reopen(request: &mut Request, session: &mut Session, question: &Questio
     }
 }
 
-/// A stream of another server.
-async fn seek(request: &mut Request, question: &Question) -> Result<Found, Stop> {
+/// A stream of another server. What becomes of the client's is counted before whoever waits for that hears of it.
+async fn seek(
+    request: &mut Request,
+    question: &Question,
+    listener: &mut Listener,
+    outcome: &'static str,
+) -> Result<Option<Found>, Stop> {
     loop {
         let found = find::find(request, question).await?;
         match found.answer.status().as_u16() {
-            _ if is_stream(&found.answer) => return Ok(found),
+            _ if is_stream(&found.answer) => {
+                let goes_on = listener.goes_on(request);
+                let streams = &request.conn.world().metrics.http_streams;
+                streams.count(if goes_on { outcome } else { "events_ended" });
+                request.stream_moved();
+                return Ok(goes_on.then_some(found));
+            }
             // It has just begun to serve.
             502..=504 => {
+                request.stream_moved();
                 request.over();
                 request.back_off(false);
             }

@@ -32,12 +32,7 @@ pub(super) async fn find(request: &mut Request, question: &Question) -> Result<F
         let conn = request.conn.clone();
         tokio::select! {
             found = ask(request, question) => match found {
-                Ok(found) => {
-                    if let Some(stream) = &mut request.stream {
-                        stream.moved(epoch);
-                    }
-                    return Ok(found);
-                }
+                Ok(found) => return Ok(found),
                 Err(Why::Left) => left(request, question),
                 Err(why) => lost(request, why)?,
             },
@@ -147,9 +142,9 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     if !request.commit() {
         return Err(Why::Gate);
     }
-    if let (Lane::Poll, Some(stream)) = (question.lane(), &mut request.stream) {
+    if question.lane() == Lane::Poll {
         // It has its place; whenever the answer comes, nobody waits for it.
-        stream.moved(at.1);
+        request.stream_moved();
     }
     let answer = {
         let mut asking = std::pin::pin!(timeout(service.silence, line.ask(said)));

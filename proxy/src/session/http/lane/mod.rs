@@ -102,6 +102,7 @@ async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Resu
         Ok(found) => found,
         Err(stop) => return give_up(request, session, stop).await,
     };
+    request.stream_moved();
     match lane {
         Lane::Events if events::is_stream(&found.answer) => {
             request.place = None;

@@ -86,7 +86,7 @@ impl Stream {
     }
 
     /// It found a server in this epoch.
-    pub(super) fn moved(&mut self, epoch: Epoch) {
+    pub(in super::super) fn moved(&mut self, epoch: Epoch) {
         let open = &self.conn.world().http.streams;
         open.add(epoch);
         open.remove(std::mem::replace(&mut self.epoch, epoch));
