@@ -36,6 +36,10 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    pub(super) fn of(tcp: &TcpStream) -> std::io::Result<Self> {
+        Ok(Self { socket: tcp.as_fd().try_clone_to_owned()?, cut: AtomicBool::new(false) })
+    }
+
     /// Ends it, whatever it carries.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Release);
@@ -85,14 +89,33 @@ pub(super) async fn connect(
 }
 
 impl Dialer {
-    async fn dial(&self) -> std::io::Result<Stream> {
+    /// A connection, and what cuts it.
+    pub(super) async fn tcp(&self) -> std::io::Result<(TcpStream, Arc<Wire>)> {
         let tcp = connect(&self.server, self.from).await?;
-        let socket = tcp.as_fd().try_clone_to_owned()?;
-        let wire = Arc::new(Wire { socket, cut: AtomicBool::new(false) });
+        let wire = Arc::new(Wire::of(&tcp)?);
+        Ok((tcp, wire))
+    }
+
+    /// The same as pingora takes it.
+    async fn stream(&self) -> std::io::Result<Stream> {
+        let (tcp, wire) = self.tcp().await?;
         let mut stream = Stream::from(tcp);
         let head = ResponseHeader::build_no_case(200, Some(0)).map_err(std::io::Error::other)?;
         stream.set_proxy_digest(ProxyDigest::new(Box::new(head), Some(Box::new(wire))));
         Ok(stream)
+    }
+
+    /// What `dialling` comes to, while there is time and the gate lets anybody go there.
+    pub(super) async fn within<T>(&self, dialling: impl Future<Output = std::io::Result<T>>) -> Result<T> {
+        let failed = |why: String| Error::explain(ErrorType::ConnectError, format!("{}: {why}", self.server));
+        tokio::select! {
+            dialled = timeout(self.limit, dialling) => match dialled {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) => Err(failed(error.to_string())),
+                Err(_) => Err(failed(format!("no connection within {:?}", self.limit))),
+            },
+            () = self.shut() => Err(failed("the gate has shut".to_owned())),
+        }
     }
 
     /// Resolves when nobody may go there any more.
@@ -112,14 +135,6 @@ impl Dialer {
 #[async_trait]
 impl L4Connect for Dialer {
     async fn connect(&self, _: &PingoraAddr) -> Result<Stream> {
-        let failed = |why: String| Error::explain(ErrorType::ConnectError, format!("{}: {why}", self.server));
-        tokio::select! {
-            dialled = timeout(self.limit, self.dial()) => match dialled {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(failed(error.to_string())),
-                Err(_) => Err(failed(format!("no connection within {:?}", self.limit))),
-            },
-            () = self.shut() => Err(failed("the gate has shut".to_owned())),
-        }
+        self.within(self.stream()).await
     }
 }

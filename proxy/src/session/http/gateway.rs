@@ -17,6 +17,7 @@ use super::{
     again, answer,
     conn::Conn,
     dial::Wire,
+    direct,
     flight::Flight,
     front, hold,
     hold::Stop,
@@ -76,44 +77,20 @@ impl ProxyHttp for Gateway {
         if front::too_many_of_one(session, &request).await? {
             return Ok(true);
         }
-        lane::take(ctx.request.insert(request), session, long_poll).await
+        let taken = lane::take(ctx.request.insert(request), session, long_poll).await?;
+        Ok(taken || direct::take(ctx, session).await?)
     }
 
-    /// The first wait at the gate: here a request that waits too long costs its client no connection.
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
-        match hold::pass(request, session).await {
-            Ok(()) => Ok(true),
-            Err(Stop::Gone) => {
-                Err(Error::explain(ErrorType::ConnectionClosed, "gone while it waited").into_down())
-            }
-            Err(Stop::Busy(limit)) => {
-                let metrics = &request.conn.world().metrics;
-                metrics.limits_hit.count(limit);
-                metrics.http_requests.count("busy");
-                answer::take_rest(session).await;
-                request.open.whole();
-                answer::busy(session).await?;
-                Ok(false)
-            }
-        }
+        first_wait(ctx.request.as_mut().ok_or_else(homeless)?, session).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
-        match hold::pass(request, session).await {
-            Ok(()) => {}
-            Err(Stop::Gone) => {
-                return Err(Error::explain(ErrorType::ConnectionClosed, "gone while it waited").into_down());
-            }
-            Err(Stop::Busy(limit)) => {
-                request.conn.world().metrics.limits_hit.count(limit);
-                return Err(give_up(request, Some(Next::Busy), "it waited too long"));
-            }
-        }
+        let request = ctx.request.as_mut().ok_or_else(homeless)?;
+        wait(request, session).await?;
         let topology = request.conn.world().topology.load();
-        let peer = peer::choose(request, &topology, session.req_header());
-        peer.ok_or_else(|| give_up(request, Some(Next::Busy), "the pool has no such service"))
+        let way = peer::way(request, &topology, session.req_header());
+        way.and_then(|way| peer::peer(request, &way)).ok_or_else(|| nowhere(request))
     }
 
     fn fail_to_connect(
@@ -144,23 +121,14 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    /// The last moment before a request's head is sent: a request without a body is whole with it.
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
         upstream: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let Some(request) = &mut ctx.request else { return Err(internal("a request without a route")) };
-        front::introduce(session.req_header(), upstream, request)?;
-        let length = front::length(session.req_header());
-        let empty = session.as_mut().is_body_empty() || length == Some(0);
-        let may = if empty { request.commit() } else { request.begin_body(length) };
-        if may {
-            return Ok(());
-        }
-        request.sent = Sent::Nothing;
-        Err(give_up(request, None, "the gate shut before it was sent"))
+        let empty = session.as_mut().is_body_empty() || front::length(session.req_header()) == Some(0);
+        send(ctx.request.as_mut().ok_or_else(homeless)?, session.req_header(), upstream, empty)
     }
 
     async fn request_body_filter(
@@ -200,16 +168,7 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() && head.status != 101 {
             return Ok(());
         }
-        let kept = !session.as_ref().retry_buffer_truncated();
-        answered(request, session.req_header(), kept, head)?;
-        if request.check.doubts(head.status.as_u16()) {
-            again::settle(request, session, head).await?;
-        }
-        request.check = Check::None;
-        if let (Some(flight), true) = (&request.flight, request.sent == Sent::All) {
-            flight.answered();
-        }
-        Ok(())
+        heard(request, session, head).await
     }
 
     fn upstream_response_body_filter(
@@ -220,14 +179,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> Result<Option<std::time::Duration>> {
         let Some(request) = &mut ctx.request else { return Ok(None) };
-        // Where only the end of the stream ends a response, a cut one would look whole.
-        if end && request.wire.as_ref().is_some_and(|wire| wire.is_cut()) {
-            return Err(Error::explain(ErrorType::ConnectionClosed, "cut").into_up());
-        }
-        if request.replaced {
-            *body = None;
-        }
-        Ok(None)
+        piece(request, body, end).map(|()| None)
     }
 
     async fn response_filter(
@@ -236,13 +188,7 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let Some(request) = &ctx.request else { return Ok(()) };
-        front::undress(head);
-        front::dress(&request.conn, request, head)?;
-        if *request.conn.closing.borrow() {
-            session.as_mut().set_keepalive(None);
-        }
-        Ok(())
+        ctx.request.as_ref().map_or(Ok(()), |request| dress(request, session, head))
     }
 
     fn error_while_proxy(
@@ -282,6 +228,100 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+fn homeless() -> Box<Error> {
+    internal("a request without a route")
+}
+
+/// The pool that serves has no such service.
+pub(super) fn nowhere(request: &mut Request) -> Box<Error> {
+    give_up(request, Some(Next::Busy), "the pool has no such service")
+}
+
+/// The first wait at the gate: here a request that waits too long costs its client no connection. False: it was answered.
+pub(super) async fn first_wait(request: &mut Request, session: &mut Session) -> Result<bool> {
+    match hold::pass(request, session).await {
+        Ok(()) => Ok(true),
+        Err(Stop::Gone) => Err(gone()),
+        Err(Stop::Busy(limit)) => {
+            let metrics = &request.conn.world().metrics;
+            metrics.limits_hit.count(limit);
+            metrics.http_requests.count("busy");
+            answer::take_rest(session).await;
+            request.open.whole();
+            answer::busy(session).await?;
+            Ok(false)
+        }
+    }
+}
+
+/// Every later one.
+pub(super) async fn wait(request: &mut Request, session: &mut Session) -> Result<()> {
+    match hold::pass(request, session).await {
+        Ok(()) => Ok(()),
+        Err(Stop::Gone) => Err(gone()),
+        Err(Stop::Busy(limit)) => {
+            request.conn.world().metrics.limits_hit.count(limit);
+            Err(give_up(request, Some(Next::Busy), "it waited too long"))
+        }
+    }
+}
+
+fn gone() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, "gone while it waited").into_down()
+}
+
+/// The last moment before a request's head is sent: a request without a body (`empty`) is whole with it.
+pub(super) fn send(
+    request: &mut Request,
+    head: &RequestHeader,
+    said: &mut RequestHeader,
+    empty: bool,
+) -> Result<()> {
+    front::introduce(head, said, request)?;
+    let may = if empty { request.commit() } else { request.begin_body(front::length(head)) };
+    if may {
+        return Ok(());
+    }
+    request.sent = Sent::Nothing;
+    Err(give_up(request, None, "the gate shut before it was sent"))
+}
+
+/// A server's final answer has begun.
+pub(super) async fn heard(request: &mut Request, session: &Session, head: &mut ResponseHeader) -> Result<()> {
+    let kept = !session.as_ref().retry_buffer_truncated();
+    answered(request, session.req_header(), kept, head)?;
+    if request.check.doubts(head.status.as_u16()) {
+        again::settle(request, session, head).await?;
+    }
+    request.check = Check::None;
+    if let (Some(flight), true) = (&request.flight, request.sent == Sent::All) {
+        flight.answered();
+    }
+    Ok(())
+}
+
+/// A piece of its body is there.
+pub(super) fn piece(request: &Request, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+    // Where only the end of the stream ends a response, a cut one would look whole.
+    if end && request.wire.as_ref().is_some_and(|wire| wire.is_cut()) {
+        return Err(Error::explain(ErrorType::ConnectionClosed, "cut").into_up());
+    }
+    if request.replaced {
+        *body = None;
+    }
+    Ok(())
+}
+
+/// Its head as the client gets it.
+pub(super) fn dress(request: &Request, session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+    front::undress(head);
+    front::dress(&request.conn, request, head)?;
+    if *request.conn.closing.borrow() {
+        session.as_mut().set_keepalive(None);
+    }
+    Ok(())
 }
 
 /// What a final answer tells besides what it says, and whether it is one at all.

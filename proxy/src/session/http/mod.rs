@@ -9,6 +9,7 @@ mod conn;
 mod cookie;
 mod credentials;
 mod dial;
+mod direct;
 mod edge;
 mod flight;
 mod front;

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A kept connection is closed by us before servers close it: most give five seconds and more.
-const KEPT_IDLE: std::time::Duration = std::time::Duration::from_secs(4);
+pub(super) const KEPT_IDLE: std::time::Duration = std::time::Duration::from_secs(4);
 /// Requests of one HTTP/2 connection to a server at once.
 const STREAMS: usize = 64;
 
@@ -97,23 +97,38 @@ fn wrapped(ca: Option<&Path>) -> Result<Arc<CaType>, CertError> {
     Ok(all.into_iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect())
 }
 
-/// The peer for this try; `None`: the active pool has no such service.
-pub(super) fn choose(
+/// Where this try goes.
+pub(super) struct Way<'a> {
+    pub(super) service: &'a HttpService,
+    /// Of its epoch, service, server, and whoever may use its connection.
+    pub(super) key: u64,
+    /// The client and the address that it came to, for a PROXY header.
+    from: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Way<'_> {
+    /// Who dials it; `None`: the request is with no pool.
+    pub(super) fn dialer(&self, request: &Request) -> Option<Dialer> {
+        Some(Dialer {
+            server: request.chosen.as_ref()?.server.clone(),
+            limit: self.service.dial_timeout,
+            from: self.from,
+            conn: request.conn.clone(),
+            epoch: request.epoch()?,
+        })
+    }
+}
+
+/// The way of this try; `None`: the active pool has no such service.
+pub(super) fn way<'a>(
     request: &mut Request,
-    topology: &Topology,
+    topology: &'a Topology,
     head: &RequestHeader,
-) -> Option<Box<HttpPeer>> {
+) -> Option<Way<'a>> {
     let flight = request.flight.as_ref()?;
     let service = topology.pool(flight.pool).http.get(&request.service)?;
     let shared = &request.conn.world().http;
     let chosen = shared.servers.choose(request, service, (flight.pool, flight.epoch), head);
-    let name = match &service.tls {
-        ServiceTls::None => None,
-        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => Some(verify.name.clone()),
-    };
-    // The address is only a name here: the dialer resolves the server's own.
-    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let mut peer = Box::new(HttpPeer::new(nowhere, name.is_some(), name.unwrap_or_default()));
     let from = request.from(service);
     let key = (flight.epoch, flight.pool, &request.service, &chosen.server, from.map(|from| from.0));
     let bound = &request.conn.bound;
@@ -124,10 +139,26 @@ pub(super) fn choose(
         true => Some(flight.number()),
         false => bound.load(Ordering::Relaxed).then(|| (request.conn.entry.handle.id.0, u64::MAX)),
     };
-    peer.group_key = hash(&(key, alone));
+    let key = hash(&(key, alone));
+    request.chosen = Some(chosen);
+    Some(Way { service, key, from })
+}
+
+/// The same as pingora takes it.
+pub(super) fn peer(request: &Request, way: &Way<'_>) -> Option<Box<HttpPeer>> {
+    let service = way.service;
+    let name = match &service.tls {
+        ServiceTls::None => None,
+        ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify) => Some(verify.name.clone()),
+    };
+    // The address is only a name here: the dialer resolves the server's own.
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut peer = Box::new(HttpPeer::new(nowhere, name.is_some(), name.unwrap_or_default()));
+    peer.group_key = way.key;
     let options = &mut peer.options;
+    let authorities = &request.conn.world().http.authorities;
     options.ca =
-        authority_of(&service.tls).and_then(|ca| shared.authorities.0.get(ca).map(|one| one.wrapped.clone()));
+        authority_of(&service.tls).and_then(|ca| authorities.0.get(ca).map(|one| one.wrapped.clone()));
     match service.version {
         HttpVersion::One => options.set_http_version(1, 1),
         HttpVersion::Two => options.set_http_version(2, 2),
@@ -140,14 +171,7 @@ pub(super) fn choose(
     options.read_timeout = Some(service.silence);
     options.write_timeout = Some(service.silence);
     options.idle_timeout = Some(KEPT_IDLE);
-    options.custom_l4 = Some(Arc::new(Dialer {
-        server: chosen.server.clone(),
-        limit: service.dial_timeout,
-        from,
-        conn: request.conn.clone(),
-        epoch: flight.epoch,
-    }));
-    request.chosen = Some(chosen);
+    options.custom_l4 = Some(Arc::new(way.dialer(request)?));
     Some(peer)
 }
 

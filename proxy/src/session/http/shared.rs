@@ -20,6 +20,7 @@ use super::{
     Proxy,
     cookie::Key,
     credentials::Credentials,
+    direct::Kept,
     gateway::Gateway,
     lane::Open,
     line::{Line, To},
@@ -49,6 +50,7 @@ const TRIES: usize = 10_000;
 /// What all connections of HTTP share.
 pub struct Shared {
     proxies: ThreadLocal<Proxy>,
+    kept: ThreadLocal<Arc<Kept>>,
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
@@ -72,6 +74,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             proxies: ThreadLocal::new(),
+            kept: ThreadLocal::new(),
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             authorities: Authorities::default(),
@@ -126,6 +129,11 @@ impl Shared {
     /// This thread's.
     pub(super) fn proxy(&self, world: &World) -> Proxy {
         self.proxies.get_or(|| Arc::new(build(&world.config))).clone()
+    }
+
+    /// This thread's connections to servers.
+    pub(super) fn kept(&self) -> &Arc<Kept> {
+        self.kept.get_or_default()
     }
 
     /// A place for a held request that takes so many bytes; otherwise the limit that is reached.
