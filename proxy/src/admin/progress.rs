@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     admin::show,
-    cutover::types::{Running, Stage, Status},
+    cutover::types::{Doing, Running, Stage, Status},
 };
 
 /// The display.
@@ -93,19 +93,24 @@ fn screen(stage: Stage, running: &Running, age: u64) -> String {
     let left = running.budget_left_ms.map_or_else(String::new, |left| {
         format!("   {} left, then it aborts", show::seconds(left.saturating_sub(age)))
     });
-    let waits = waits(running).map_or_else(String::new, |waits| format!("\n  waits for  {waits}"));
+    let waits = waits(running, |doing| {
+        format!("{} (for {})", doing.what, show::seconds(doing.ms.saturating_add(age)))
+    });
+    let waits = waits.map_or_else(String::new, |waits| format!("\n  waits for  {waits}"));
     let meaning = show::meaning(stage);
     format!("{stage}: {meaning}{left}{waits}\n  way back   {}", show::clean(&running.way_back))
 }
 
 /// One line without what changes by itself.
 fn line(stage: Stage, running: &Running) -> String {
-    let waits = waits(running).map_or_else(String::new, |waits| format!(" | waits for: {waits}"));
+    let waits = waits(running, |doing| doing.what.clone());
+    let waits = waits.map_or_else(String::new, |waits| format!(" | waits for: {waits}"));
     format!("{stage}: {}{waits} | way back: {}", show::meaning(stage), show::clean(&running.way_back))
 }
 
-fn waits(running: &Running) -> Option<String> {
-    (!running.waits_for.is_empty()).then(|| show::clean(&running.waits_for.join("; ")))
+fn waits(running: &Running, step: impl Fn(&Doing) -> String) -> Option<String> {
+    let waits = running.doing.is_some() || !running.waits_for.is_empty();
+    waits.then(|| show::clean(&show::waits(running, step)))
 }
 
 #[cfg(test)]
@@ -118,6 +123,7 @@ mod tests {
             from: "v4".into(),
             to: "v5".into(),
             since_ms: 0,
+            doing: Some(Doing { what: "hook fence engage of pool v4".into(), ms: 500 }),
             waits_for: vec!["2 writes: alice, b\x1b[2Job".into()],
             budget_left_ms: Some(4200),
             way_back: "abort: v4 serves again".into(),
@@ -127,6 +133,7 @@ mod tests {
     #[test]
     fn the_screen_counts_down_and_names_what_is_waited_for() {
         let text = screen(Stage::Holding, &running(), 1000);
+        assert!(text.contains("hook fence engage of pool v4 (for 1.50 s); 2 writes"), "{text}");
         assert!(
             text.contains("3.20 s left")
                 && text.contains("2 writes: alice")
@@ -139,6 +146,7 @@ mod tests {
     fn a_plain_line_does_not_change_with_the_clock() {
         let mut later = running();
         later.budget_left_ms = Some(10);
+        later.doing.as_mut().unwrap().ms = 4690;
         assert_eq!(line(Stage::Holding, &running()), line(Stage::Holding, &later));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     admin::appliance::SessionRow,
-    cutover::types::{Finding, Outcome, Plan, Refusal, Report, Running, Stage, Status},
+    cutover::types::{Doing, Finding, Outcome, Plan, Refusal, Report, Running, Stage, Status},
     session::holds::Summary,
 };
 
@@ -47,16 +47,19 @@ fn running_facts(running: &Running, now_ms: u64) -> Vec<(&'static str, String)> 
     let age = rough(now_ms.saturating_sub(running.since_ms));
     let mut facts = vec![
         ("cutover", format!("{}: {} → {}, begun {age} ago", running.id, running.from, running.to)),
-        (
-            "waits for",
-            if running.waits_for.is_empty() { "nothing".to_owned() } else { running.waits_for.join("; ") },
-        ),
+        ("waits for", waits(running, |doing| format!("{} (for {})", doing.what, seconds(doing.ms)))),
     ];
     if let Some(left) = running.budget_left_ms {
         facts.push(("time left", format!("{}, then it aborts by itself", seconds(left))));
     }
     facts.push(("way back", running.way_back.clone()));
     facts
+}
+
+/// What a cutover waits for: the step, said so, and who has still to answer.
+pub fn waits(running: &Running, step: impl Fn(&Doing) -> String) -> String {
+    let all: Vec<String> = running.doing.iter().map(step).chain(running.waits_for.iter().cloned()).collect();
+    if all.is_empty() { "nothing".to_owned() } else { all.join("; ") }
 }
 
 /// One line about each state.

@@ -48,6 +48,7 @@ fn holding() -> Status {
         from: "v4".into(),
         to: "v5".into(),
         since_ms: 1_700_000_000_000,
+        doing: Some(Doing { what: "answers to what was sent".into(), ms: 1800 }),
         waits_for: vec!["2 writes: alice, bob".into()],
         budget_left_ms: Some(4200),
         way_back: "abort: v4 serves again, nothing is lost".into(),

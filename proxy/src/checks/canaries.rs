@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::{
     checks::{
@@ -18,6 +18,7 @@ use crate::{
         reader::{ByImap, Reader, release},
         server::Reach,
         trial::Bait,
+        unanswered::Unanswered,
     },
     config::{Account, FenceKind, Protocol},
     net::stream::Leg,
@@ -76,16 +77,22 @@ impl Canaries {
     /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of
     /// no use to ask on: what the canary writes keeps its session busy (Dovecot 2.3 ends an idle one ten
     /// seconds after `dovecot stop`, one that is asked every second after thirty).
-    pub async fn prove_fenced(&mut self, world: &World) -> Answer {
+    pub async fn prove_fenced(&mut self, world: &World, unanswered: &Unanswered) -> Answer {
         let share = world.config.cutover.fence;
-        let answer = timeout(share, self.prove(world)).await;
-        let answer =
-            answer.unwrap_or_else(|_| Answer::Unknown(format!("the fence was not proved within {share:?}")));
+        let late = async {
+            sleep(share).await;
+            format!("the fence was not proved within {share:?}: {}", unanswered.lines().join("; "))
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = self.prove(world, unanswered) => answer,
+            why = late => Answer::Unknown(why),
+        };
         self.proved |= answer.passed();
         answer
     }
 
-    async fn prove(&mut self, world: &World) -> Answer {
+    async fn prove(&mut self, world: &World, unanswered: &Unanswered) -> Answer {
         let Self { pool, account, kind, server, reader, bait, mail, http, proved } = self;
         let reach = Reach { world, pool: *pool };
         let imap = ByImap { dial: &reach, account, server, bait: Some(bait.clone()) };
@@ -93,7 +100,8 @@ impl Canaries {
         let mail = async {
             let mut all = Answer::Pass;
             for ((protocol, canary), (_, way)) in mail.iter_mut().zip(&ways) {
-                all = all.and(rounds(canary, *kind, way, *proved).await.named(protocol.name()));
+                let proof = unanswered.until(protocol.name(), rounds(canary, *kind, way, *proved));
+                all = all.and(proof.await.named(protocol.name()));
             }
             all
         };
@@ -104,11 +112,12 @@ impl Canaries {
             };
             let mut all = Answer::Pass;
             for (canary, (name, way)) in http.iter_mut().zip(&ways) {
-                all = all.and(rounds(canary, *kind, way, *proved).await.named(name));
+                all = all.and(unanswered.until(name, rounds(canary, *kind, way, *proved)).await.named(name));
             }
             all
         };
-        let (imap, mail, web) = tokio::join!(rounds(reader, *kind, &imap, *proved), mail, web);
+        let imap = unanswered.until("imap", rounds(reader, *kind, &imap, *proved));
+        let (imap, mail, web) = tokio::join!(imap, mail, web);
         imap.and(mail).and(web)
     }
 

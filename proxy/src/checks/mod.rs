@@ -22,11 +22,15 @@ mod reader;
 pub mod relays;
 mod server;
 mod trial;
+pub mod unanswered;
 
-use std::fmt;
+use std::{fmt, future::poll_fn, mem, pin::Pin, task::Poll};
 
 use self::exec::Phase;
 use crate::config::{Check, CheckKind};
+
+/// An answer that takes time.
+type Asked<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
 /// What a check or a proof says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,22 @@ impl Answer {
             Self::Fail(saw) => Self::Fail(format!("{who}: {saw}")),
             Self::Unknown(saw) => Self::Unknown(format!("{who}: {saw}")),
         }
+    }
+
+    /// The worst one of those that are asked at the same time; a failure at once, since no other answer changes it.
+    async fn worst(mut asked: Vec<Asked<'_>>) -> Self {
+        let mut worst = Self::Pass;
+        poll_fn(|cx| {
+            asked.retain_mut(|one| {
+                let Poll::Ready(answer) = one.as_mut().poll(cx) else { return true };
+                worst = mem::replace(&mut worst, Self::Pass).and(answer);
+                false
+            });
+            let settled = asked.is_empty() || matches!(worst, Self::Fail(_));
+            if settled { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        worst
     }
 
     fn weight(&self) -> u8 {
@@ -96,24 +116,42 @@ pub async fn ask(check: &Check, phase: Phase) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{session::World, topology::PoolId};
+    use crate::{checks::unanswered::Unanswered, session::World, topology::PoolId};
 
     /// The control plane spawns them.
     #[test]
     fn every_proof_may_run_in_a_task_of_its_own() {
         fn sends<F: Future + Send>(_: impl Fn(&'static World, PoolId) -> F) {}
         sends(canaries::Canaries::open);
-        sends(|world, pool| proof::writes(world, pool, std::time::Duration::ZERO));
-        sends(proof::refuses);
+        sends(|world, pool| async move {
+            let unanswered = Unanswered::unheard();
+            proof::writes(world, pool, std::time::Duration::ZERO, &unanswered)
+                .await
+                .and(proof::refuses(world, pool, &unanswered).await)
+        });
         sends(identity::prove);
         sends(capability::learn);
         sends(|world, _| capability::refresh(world));
         sends(|world, pool| async move {
             match canaries::Canaries::open(world, pool).await {
-                Ok(mut canaries) => canaries.prove_fenced(world).await,
+                Ok(mut canaries) => canaries.prove_fenced(world, &Unanswered::unheard()).await,
                 Err(why) => Answer::Unknown(why),
             }
         });
+    }
+
+    #[tokio::test]
+    async fn a_failure_does_not_wait_for_those_that_have_not_answered() {
+        let (fail, unknown) = (Answer::Fail("f".into()), Answer::Unknown("u".into()));
+        let ready = |answer: &Answer| -> Asked<'static> { Box::pin(std::future::ready(answer.clone())) };
+        let never: Asked<'static> = Box::pin(std::future::pending());
+        assert_eq!(Answer::worst(vec![never, ready(&unknown), ready(&fail)]).await, fail);
+        let late: Asked<'_> = Box::pin(async {
+            tokio::task::yield_now().await;
+            fail.clone()
+        });
+        assert_eq!(Answer::worst(vec![late, ready(&unknown)]).await, fail, "what is unknown is waited out");
+        assert_eq!(Answer::worst(vec![]).await, Answer::Pass);
     }
 
     #[test]

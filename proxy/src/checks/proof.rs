@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     checks::{
-        Answer,
+        Answer, Asked,
         canaries::by_mail,
         canary::Entrance,
         http::by_http,
@@ -19,6 +19,7 @@ use crate::{
         reader::ByImap,
         server::{Dial, GAP, NoEntry, Reach, enter, refused_everywhere},
         trial::{self, Write},
+        unanswered::Unanswered,
     },
     config::{Account, FenceKind, Protocol},
     session::World,
@@ -28,42 +29,38 @@ use crate::{
 /// The mailbox of the proofs; not that of the canaries, which must find theirs as they left it.
 const FOLDER: &str = "bascule-probe";
 
-/// Whether APPEND, STORE and EXPUNGE succeed on a fresh login, and mail to the account is taken. What is unclear is asked again until `within`
-/// has passed, since a server that was just started needs a moment; a refusal is an answer at once.
-pub async fn writes(world: &World, pool: PoolId, within: Duration) -> Answer {
+/// Whether APPEND, STORE and EXPUNGE succeed on a fresh login, and every other protocol takes what it is for. All are
+/// asked at once. What is unclear is asked again until `within` has passed, since a server that was just started needs a
+/// moment; a refusal is an answer at once, whatever the others say.
+pub async fn writes(world: &World, pool: PoolId, within: Duration, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
     // The last account: the first one may still have a canary on the other pool.
     let Some(account) = config.probes.last() else {
         return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
-    let (reach, name) = (Reach { world, pool }, format!("pool {}", config.name));
-    let mail = async {
-        let mut all = Answer::Pass;
-        for protocol in mail::PROTOCOLS {
-            let Some(post) = Post::of(world, pool, protocol) else { continue };
-            let way = ByMail { post, account: account.clone() };
-            all = all.and(until_known(within, || way.takes(&reach)).await);
-        }
-        all
+    let web = match by_http(world, pool, account) {
+        Ok(ways) => ways,
+        Err(why) => return Answer::Unknown(why),
     };
-    let web = async {
-        let ways = match by_http(world, pool, account) {
-            Ok(ways) => ways,
-            Err(why) => return Answer::Unknown(why),
-        };
-        let mut all = Answer::Pass;
-        for (name, way) in ways {
-            all = all.and(until_known(within, || way.takes()).await.named(&name));
-        }
-        all
-    };
-    let (imap, mail, web) = tokio::join!(writable(&reach, account, within), mail, web);
-    imap.and(mail).and(web).named(&name)
+    let posts = mail::PROTOCOLS.into_iter().filter_map(|protocol| Post::of(world, pool, protocol));
+    let mail: Vec<_> = posts.map(|post| ByMail { post, account: account.clone() }).collect();
+    let (reach, asking) = (Reach { world, pool }, Asking { within, unanswered });
+    let mut asked: Vec<Asked<'_>> =
+        vec![Box::pin(asking.until_known("imap".to_owned(), || written(&reach, account)))];
+    for way in &mail {
+        let who = way.post.protocol.name().to_owned();
+        asked.push(Box::pin(asking.until_known(who, || way.takes(&reach))));
+    }
+    for (name, way) in &web {
+        let who = format!("{name} at {}", way.server());
+        asked.push(Box::pin(asking.until_known(who, || async { way.takes().await.named(name) })));
+    }
+    Answer::worst(asked).await.named(&format!("pool {}", config.name))
 }
 
 /// Whether nobody can write to the pool, without sessions from before the fence: for a pool that was fenced
 /// by an earlier life of the proxy, or promoted and fenced again.
-pub async fn refuses(world: &World, pool: PoolId) -> Answer {
+pub async fn refuses(world: &World, pool: PoolId, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
     let (Some(fence), Some(account)) = (&config.fence, config.probes.first()) else {
         return Answer::Unknown(format!("pool {} has no fence or no probe account", config.name));
@@ -74,7 +71,8 @@ pub async fn refuses(world: &World, pool: PoolId) -> Answer {
     let mail = async {
         let mut all = Answer::Pass;
         for (protocol, way) in &ways {
-            all = all.and(shut(way, fence.kind).await.named(protocol.name()));
+            let answer = unanswered.until(protocol.name(), shut(way, fence.kind)).await;
+            all = all.and(answer.named(protocol.name()));
         }
         all
     };
@@ -85,11 +83,11 @@ pub async fn refuses(world: &World, pool: PoolId) -> Answer {
         };
         let mut all = Answer::Pass;
         for (name, way) in &ways {
-            all = all.and(shut(way, fence.kind).await.named(name));
+            all = all.and(unanswered.until(name, shut(way, fence.kind)).await.named(name));
         }
         all
     };
-    let (imap, mail, web) = tokio::join!(shut(&imap, fence.kind), mail, web);
+    let (imap, mail, web) = tokio::join!(unanswered.until("imap", shut(&imap, fence.kind)), mail, web);
     let answer = imap.and(mail).and(web).named(&format!("pool {}", config.name));
     if !answer.passed() && ways.iter().any(|(protocol, _)| *protocol == Protocol::Lmtp) {
         tidy(dial, account).await;
@@ -97,21 +95,34 @@ pub async fn refuses(world: &World, pool: PoolId) -> Answer {
     answer
 }
 
-async fn writable<D: Dial>(dial: &D, account: &Account, within: Duration) -> Answer {
-    until_known(within, || written(dial, account)).await
+/// How a proof is asked that must pass.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    within: Duration,
+    unanswered: &'a Unanswered,
 }
 
-async fn until_known<F: Future<Output = Answer>>(within: Duration, ask: impl Fn() -> F) -> Answer {
-    let until = Instant::now() + within;
-    let mut saw = Answer::Unknown(format!("no answer within {within:?}"));
-    while let Ok(answer) = timeout_at(until, ask()).await {
-        match answer {
-            Answer::Unknown(_) if Instant::now() + GAP < until => saw = answer,
-            Answer::Pass | Answer::Fail(_) | Answer::Unknown(_) => return answer,
-        }
-        sleep(GAP).await;
+impl Asking<'_> {
+    /// The answer of `who`, asked again as long as it is unclear and there is time.
+    async fn until_known<F: Future<Output = Answer>>(self, who: String, ask: impl Fn() -> F) -> Answer {
+        let Self { within, unanswered } = self;
+        let asking = async {
+            let until = Instant::now() + within;
+            let mut saw = Answer::Unknown(format!("{who}: no answer within {within:?}"));
+            while let Ok(answer) = timeout_at(until, ask()).await {
+                match answer {
+                    Answer::Unknown(why) if Instant::now() + GAP < until => {
+                        unanswered.saw(&who, &why);
+                        saw = Answer::Unknown(why);
+                    }
+                    Answer::Pass | Answer::Fail(_) | Answer::Unknown(_) => return answer,
+                }
+                sleep(GAP).await;
+            }
+            saw
+        };
+        unanswered.until(&who, asking).await
     }
-    saw
 }
 
 async fn written<D: Dial>(dial: &D, account: &Account) -> Answer {
@@ -149,6 +160,11 @@ mod tests {
     use crate::checks::fake::{Fake, Habit, account};
 
     const SOON: Duration = Duration::from_millis(300);
+
+    async fn writable<D: Dial>(dial: &D, account: &Account, within: Duration) -> Answer {
+        let asking = Asking { within, unanswered: &Unanswered::unheard() };
+        asking.until_known("imap".into(), || written(dial, account)).await
+    }
 
     #[tokio::test]
     async fn writes_that_take_effect_pass_and_leave_nothing() {

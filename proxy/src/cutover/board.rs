@@ -14,7 +14,7 @@ use crate::{
         book::millis,
         course::Course,
         machine::State,
-        types::{Running, Status},
+        types::{Doing, Running, Status},
     },
     session::World,
 };
@@ -32,6 +32,8 @@ struct Facts {
     state: State,
     course: Option<Course>,
     active_since_ms: u64,
+    /// The step under way, and since when.
+    doing: Option<(String, Instant)>,
     waits: BTreeMap<&'static str, Vec<String>>,
     alarms: Vec<String>,
 }
@@ -42,6 +44,7 @@ impl Board {
             state: State::Idle,
             course: None,
             active_since_ms,
+            doing: None,
             waits: BTreeMap::new(),
             alarms: vec![],
         };
@@ -99,6 +102,24 @@ impl Board {
         self.publish(&facts);
     }
 
+    /// A step begins that may take long; nothing: it is over.
+    pub(super) fn begins(&self, what: Option<String>) {
+        let mut facts = self.facts();
+        if what.is_some() || facts.doing.is_some() {
+            facts.doing = what.map(|what| (what, Instant::now()));
+            self.publish(&facts);
+        }
+    }
+
+    /// What is not over yet: the step, for how long, and whom it waits for.
+    pub(super) fn unfinished(&self) -> String {
+        let facts = self.facts();
+        let doing = facts.doing();
+        let step =
+            doing.map(|Doing { what, ms }| format!("{what} (for {}.{:02} s)", ms / 1000, ms % 1000 / 10));
+        step.into_iter().chain(facts.waits.values().flatten().cloned()).collect::<Vec<_>>().join("; ")
+    }
+
     /// What `topic` waits for; nothing: it is over.
     pub(super) fn waits(&self, topic: &'static str, lines: Vec<String>) {
         let mut facts = self.facts();
@@ -133,6 +154,12 @@ impl Board {
     }
 }
 
+impl Facts {
+    fn doing(&self) -> Option<Doing> {
+        self.doing.as_ref().map(|(what, since)| Doing { what: what.clone(), ms: millis(since.elapsed()) })
+    }
+}
+
 fn status(world: &World, facts: &Facts) -> Status {
     let topology = world.topology.load();
     let gate = world.gate.phase();
@@ -144,6 +171,7 @@ fn status(world: &World, facts: &Facts) -> Status {
             from: topology.pool(course.from).name.clone(),
             to: topology.pool(course.to).name.clone(),
             since_ms: course.since_ms,
+            doing: facts.doing(),
             waits_for: facts.alarms.iter().map(|alarm| format!("ALARM: {alarm}")).chain(waits).collect(),
             budget_left_ms: world.gate.left(Instant::now().into_std()).map(millis),
             way_back: course.way_back(stage),

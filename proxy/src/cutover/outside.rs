@@ -15,6 +15,7 @@ use crate::{
         hooks,
         http::portable::{self, Look},
         identity, keywords, proof, relays,
+        unanswered::Unanswered,
     },
     config::{Check, Hook, Pool, Protocol},
     session::World,
@@ -62,13 +63,13 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     /// Gives them up.
     fn close_canaries(&self) -> Asked<'_, ()>;
     /// Whether a pool is unable to write, by the canaries.
-    fn fenced(&self, pool: PoolId) -> Asked<'_>;
+    fn fenced<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether a pool is unable to write, by fresh logins alone.
-    fn refuses(&self, pool: PoolId) -> Asked<'_>;
+    fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether a pool writes, or begins to within this time.
-    fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_>;
+    fn writes<'a>(&'a self, pool: PoolId, within: Duration, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether a promoted pool has what clients are shown, and no more than it should: it relays for no stranger.
-    fn offers(&self, pool: PoolId) -> Asked<'_>;
+    fn offers<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether servers of a pool by which mail is sent on refuse strangers, by protocol.
     fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>>;
     /// A configured check.
@@ -132,10 +133,10 @@ impl Outside for Live {
         })
     }
 
-    fn fenced(&self, pool: PoolId) -> Asked<'_> {
+    fn fenced<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
         Box::pin(async move {
             match &mut *self.canaries.lock().await {
-                Some(canaries) => canaries.prove_fenced(&self.world).await,
+                Some(canaries) => canaries.prove_fenced(&self.world, unanswered).await,
                 None => Answer::Unknown(format!(
                     "no canary was opened on pool {}",
                     self.world.topology.load().pool(pool).name
@@ -144,20 +145,21 @@ impl Outside for Live {
         })
     }
 
-    fn refuses(&self, pool: PoolId) -> Asked<'_> {
-        Box::pin(proof::refuses(&self.world, pool))
+    fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
+        Box::pin(proof::refuses(&self.world, pool, unanswered))
     }
 
-    fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_> {
-        Box::pin(proof::writes(&self.world, pool, within))
+    fn writes<'a>(&'a self, pool: PoolId, within: Duration, unanswered: &'a Unanswered) -> Asked<'a> {
+        Box::pin(proof::writes(&self.world, pool, within, unanswered))
     }
 
-    fn offers(&self, pool: PoolId) -> Asked<'_> {
+    fn offers<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
         Box::pin(async move {
-            let (imap, mail) =
-                tokio::join!(capability::prove(&self.world, pool), keywords::prove(&self.world, pool));
+            let imap = unanswered.until("imap", capability::prove(&self.world, pool));
+            let mail = unanswered.until("mail", keywords::prove(&self.world, pool));
+            let (imap, mail) = tokio::join!(imap, mail);
             let name = self.world.topology.load().pool(pool).name.clone();
-            let relays = self.relays(pool).await.into_iter();
+            let relays = unanswered.until("relay test", self.relays(pool)).await.into_iter();
             let all = relays.fold(imap.and(mail), |all, (protocol, answer)| all.and(answer.named(protocol)));
             all.named(&format!("pool {name}"))
         })

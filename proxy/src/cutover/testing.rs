@@ -17,7 +17,7 @@ use super::{
     outside::{Act, Asked, Outside},
 };
 use crate::{
-    checks::{Answer, exec::Phase, http::portable::Look},
+    checks::{Answer, exec::Phase, http::portable::Look, unanswered::Unanswered},
     config::{
         Account, Check, CheckKind, ClientAddress, Config, Contract, Cutover, Fence, FenceKind, Hook,
         HttpLimits, Limits, Pool, Protocol, Restore, Reverse, Secret, Server, Service, ServiceTls,
@@ -277,6 +277,18 @@ impl Script {
     }
 }
 
+impl Script {
+    fn proof<'a>(
+        &'a self,
+        word: &str,
+        pool: PoolId,
+        unanswered: &'a Unanswered,
+        good: impl FnOnce(&Truth) -> bool + Send + 'a,
+    ) -> Asked<'a> {
+        Box::pin(unanswered.until("imap", self.seen(format!("{word} {}", named(pool)), good)))
+    }
+}
+
 /// What a hook does to the truth.
 type Change = Box<dyn FnOnce(&mut Truth) + Send>;
 
@@ -304,20 +316,20 @@ impl Outside for Script {
         Box::pin(async { drop(self.seen("close canaries".into(), |_| true).await) })
     }
 
-    fn fenced(&self, pool: PoolId) -> Asked<'_> {
-        Box::pin(self.seen(format!("fenced {}", named(pool)), move |truth| !truth.writes(pool)))
+    fn fenced<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
+        self.proof("fenced", pool, unanswered, move |truth| !truth.writes(pool))
     }
 
-    fn refuses(&self, pool: PoolId) -> Asked<'_> {
-        Box::pin(self.seen(format!("refuses {}", named(pool)), move |truth| !truth.writes(pool)))
+    fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
+        self.proof("refuses", pool, unanswered, move |truth| !truth.writes(pool))
     }
 
-    fn writes(&self, pool: PoolId, _: Duration) -> Asked<'_> {
-        Box::pin(self.seen(format!("writes {}", named(pool)), move |truth| truth.writes(pool)))
+    fn writes<'a>(&'a self, pool: PoolId, _: Duration, unanswered: &'a Unanswered) -> Asked<'a> {
+        self.proof("writes", pool, unanswered, move |truth| truth.writes(pool))
     }
 
-    fn offers(&self, pool: PoolId) -> Asked<'_> {
-        Box::pin(self.seen(format!("offers {}", named(pool)), |_| true))
+    fn offers<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
+        self.proof("offers", pool, unanswered, |_| true)
     }
 
     fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>> {

@@ -19,6 +19,8 @@ use crate::{
     topology::PoolId,
 };
 
+mod told;
+
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
 /// the guard as well, and the fence is proved twice.
 const ASKED: [(&str, usize); 9] = [

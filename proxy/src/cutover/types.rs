@@ -47,12 +47,24 @@ pub struct Running {
     pub to: String,
     /// Unix time in milliseconds at which it began.
     pub since_ms: u64,
+    /// The step that is being carried out, where it may take long.
+    #[serde(default)]
+    pub doing: Option<Doing>,
     /// What it waits for, by name.
     pub waits_for: Vec<String>,
     /// Milliseconds until the hold expires; `None` while the gate is not shut or the decision is taken.
     pub budget_left_ms: Option<u64>,
     /// Which way back is open now.
     pub way_back: String,
+}
+
+/// A step that is being carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    /// Which.
+    pub what: String,
+    /// For how long, in milliseconds.
+    pub ms: u64,
 }
 
 /// The states of design §5.2 by name.

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{Carried, Run, seen};
 use crate::{
-    checks::{Answer, exec::Phase as Asking},
+    checks::{Answer, exec::Phase as Asking, unanswered::Unanswered},
     config::Check,
     cutover::outside::Outside,
     session::{World, registry::Order},
@@ -45,7 +45,10 @@ impl Run {
         self.with_log(|log| log.prepare()).await?;
         self.world.topology.set_target(Some(self.course.to));
         self.world.gate.arm(true);
+        let canaries = format!("canaries on pool {}", self.name(self.course.from));
+        self.board.waits("canaries", vec![canaries]);
         seen(self.outside.open_canaries(self.course.from).await)?;
+        self.board.waits("canaries", vec![]);
         let until = Instant::now() + self.cutover().arm_timeout;
         self.world.registry.birth(Order::Prepare);
         let warm = Notify::new();
@@ -139,7 +142,9 @@ impl Run {
         let watch = async {
             loop {
                 sleep(FENCE_WATCH).await;
-                if let Answer::Fail(saw) = self.outside.refuses(self.course.from).await {
+                if let Answer::Fail(saw) =
+                    self.outside.refuses(self.course.from, &Unanswered::unheard()).await
+                {
                     self.board.alarm(format!("the old pool's fence does not hold: {saw}"));
                 }
             }

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 mod asking;
+mod doing;
 mod prewarm;
 mod sessions;
 
@@ -115,11 +116,9 @@ impl Run {
     /// Carries out effects of a state in order, up to the first that fails.
     pub(super) async fn carry_out(&self, stage: Stage, effects: Vec<Effect>) -> Event {
         for effect in effects {
-            let begun = Instant::now();
+            let doing = doing::Doing::begin(self, stage, effect);
             let done = self.perform(effect).await;
-            if let Some(phase) = book::share(stage, effect) {
-                lock(&self.book).spent(phase, begun.elapsed());
-            }
+            drop(doing);
             if let Err(why) = done {
                 tracing::warn!(cutover = self.course.id, state = stage.name(), ?effect, "{why}");
                 return Event::Failed(why);
@@ -141,16 +140,12 @@ impl Run {
             Effect::Engage(side) => self.act(Act::Engage, side).await,
             Effect::Release(side) => self.act(Act::Release, side).await,
             Effect::Promote => self.act(Act::Promote, Side::New).await,
-            Effect::ProveFenced => self.external(self.outside.fenced(old)).await,
-            Effect::ProveRefuses(side) => self.external(self.outside.refuses(self.course.pool(side))).await,
-            Effect::ProveWrites(side) => {
-                let within = self.cutover().barrier;
-                self.external(self.outside.writes(self.course.pool(side), within)).await?;
-                match side {
-                    Side::Old => Ok(()),
-                    Side::New => self.external(self.outside.offers(new)).await,
-                }
+            Effect::ProveFenced => self.external(self.outside.fenced(old, &self.unanswered())).await,
+            Effect::ProveRefuses(side) => {
+                let pool = self.course.pool(side);
+                self.external(self.outside.refuses(pool, &self.unanswered())).await
             }
+            Effect::ProveWrites(side) => self.prove_writes(side).await,
             Effect::Barriers => self.barriers().await,
             Effect::Verify => self.verify().await,
             Effect::Decide => self.world.gate.decide(now()).map_err(|gate| format!("too late: {gate}")),
@@ -165,6 +160,16 @@ impl Run {
                 sleep(self.cutover().guard_interval).await;
                 Ok(())
             }
+        }
+    }
+
+    async fn prove_writes(&self, side: Side) -> Carried {
+        let (pool, within) = (self.course.pool(side), self.cutover().barrier);
+        let unanswered = &self.unanswered();
+        self.external(self.outside.writes(pool, within, unanswered)).await?;
+        match side {
+            Side::Old => Ok(()),
+            Side::New => self.external(self.outside.offers(pool, unanswered)).await,
         }
     }
 
@@ -236,14 +241,14 @@ impl Run {
 
     /// Expires the gate at its deadline, and says when `max_hold` has passed.
     pub(super) fn start_clock(&self, share: Duration) {
-        let (world, words) = (self.world.clone(), self.words.clone());
+        let (world, board, words) = (self.world.clone(), self.board.clone(), self.words.clone());
         let overdue = Instant::now() + self.cutover().max_hold;
         let task = tokio::spawn(async move {
             let tell = |event| drop(words.send(Word { event, answer: None }));
             sleep(share).await;
             while let Some(left) = world.gate.left(now()) {
                 if world.gate.expire(now()) {
-                    tell(Event::Expired);
+                    tell(Event::Expired(board.unfinished()));
                     break;
                 }
                 sleep(left.max(Duration::from_millis(1))).await;

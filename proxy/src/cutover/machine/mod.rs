@@ -86,8 +86,8 @@ pub enum Reason {
     Failed(Stage, String),
     /// The operator's word.
     Operator(String),
-    /// The hold's deadline passed.
-    Expired(Stage),
+    /// The hold's deadline passed, and this was waited for; empty where that was nothing by name.
+    Expired(Stage, String),
     /// The process ended in this state.
     Restarted(Stage),
 }
@@ -97,7 +97,12 @@ impl std::fmt::Display for Reason {
         match self {
             Self::Failed(stage, why) => write!(f, "{stage}: {why}"),
             Self::Operator(why) => write!(f, "aborted by the operator: {why}"),
-            Self::Expired(stage) => write!(f, "{stage}: the hold's deadline passed"),
+            Self::Expired(stage, waited) if waited.is_empty() => {
+                write!(f, "{stage}: the hold's deadline passed")
+            }
+            Self::Expired(stage, waited) => {
+                write!(f, "{stage}: the hold's deadline passed, still waiting for {waited}")
+            }
             Self::Restarted(stage) => write!(f, "{stage}: the process was restarted"),
         }
     }
@@ -198,8 +203,8 @@ pub enum Event {
     Panicked(String),
     /// The operator wants to go back.
     Abort(String),
-    /// The hold's deadline passed before a decision.
-    Expired,
+    /// The hold's deadline passed before a decision, and this was waited for.
+    Expired(String),
     /// `max_hold` passed and the gate is still shut.
     Overdue,
     /// The soak is over because the operator wants to go on.

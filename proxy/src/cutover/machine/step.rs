@@ -54,7 +54,7 @@ impl State {
             Event::Failed(why) => self.failed(why),
             Event::Panicked(why) => self.panicked(why),
             Event::Abort(why) => self.abort(why),
-            Event::Expired => self.expired(),
+            Event::Expired(waited) => self.expired(waited),
             Event::Overdue => self.overdue(),
             Event::Finish => self.finish(),
             Event::Adopt(side) => self.adopt(side),
@@ -211,11 +211,11 @@ impl State {
         (self, Reaction::Refuse(answer))
     }
 
-    fn expired(self) -> (Self, Reaction) {
+    fn expired(self, waited: String) -> (Self, Reaction) {
         match self.returnable() {
             // Armed holds nobody: an expiry that arrives there belongs to an earlier hold.
             Some((terms, reach)) if self.stage() != Stage::Armed => {
-                Return { terms, reason: Reason::Expired(self.stage()), reach }.begin()
+                Return { terms, reason: Reason::Expired(self.stage(), waited), reach }.begin()
             }
             Some(_) | None => (self, Reaction::Stay),
         }
@@ -224,7 +224,8 @@ impl State {
     /// `max_hold` passed: what still keeps the gate shut is Limbo, and goes on as Limbo.
     fn overdue(self) -> (Self, Reaction) {
         if let Self::Deciding(terms) = self {
-            let home = Return { terms, reason: Reason::Expired(Stage::Deciding), reach: Reach::Promote };
+            let reason = Reason::Expired(Stage::Deciding, "the record of the decision".into());
+            let home = Return { terms, reason, reach: Reach::Promote };
             let why = "the record of the decision is still being written".into();
             return (Self::Limbo(home, Stuck::Recording(Side::New), why), Reaction::Stay);
         }

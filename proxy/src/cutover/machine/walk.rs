@@ -312,7 +312,7 @@ fn restart(world: &World, terms: Terms) -> Option<Node> {
 
 fn up((mut state, reaction): (State, Reaction), world: &World) -> Node {
     if let State::Aborting(home, _) | State::Limbo(home, ..) = &mut state {
-        home.reason = Reason::Expired(Stage::Idle);
+        home.reason = Reason::Expired(Stage::Idle, String::new());
     }
     let mut world = world.clone();
     let decided = world.journal == Journal::Decided;
@@ -328,7 +328,7 @@ fn on(machine: Machine, node: &Node, event: Event, world: World) -> (Node, bool)
     let (mut state, reaction) = machine(node.state.clone(), event);
     // Why it turned back has no bearing on how: without it there are a tenth of the nodes.
     if let State::Aborting(home, _) | State::Limbo(home, ..) = &mut state {
-        home.reason = Reason::Expired(Stage::Idle);
+        home.reason = Reason::Expired(Stage::Idle, String::new());
     }
     match reaction {
         Reaction::Go(effects) => (Node { state, queue: effects.into(), world }, true),
@@ -351,7 +351,7 @@ fn interrupts(node: &Node) -> Vec<(Event, World)> {
     if node.world.gate == Gate::Shut {
         let mut expired = node.world.clone();
         expired.gate = Gate::Expired;
-        events.push((Event::Expired, expired));
+        events.push((Event::Expired(String::new()), expired));
     }
     events
 }
@@ -442,7 +442,7 @@ fn holds_end(machine: Machine, node: &Node) -> Result<(), Broken> {
     let stage = node.state.stage();
     let waits = !matches!(node.world.gate, Gate::Open(_));
     if waits && (Stage::Holding..=Stage::Verified).contains(&stage) {
-        let (state, _) = machine(node.state.clone(), Event::Expired);
+        let (state, _) = machine(node.state.clone(), Event::Expired(String::new()));
         if state.stage() != Stage::Aborting {
             return Err("the deadline leads nowhere".into());
         }
@@ -547,7 +547,10 @@ fn a_machine_that_aborts_while_it_decides_is_caught() {
 #[test]
 fn a_machine_that_ignores_the_deadline_is_caught() {
     caught(
-        |state, event| if event == Event::Expired { (state, Reaction::Stay) } else { state.step(event) },
+        |state, event| match event {
+            Event::Expired(_) => (state, Reaction::Stay),
+            _ => state.step(event),
+        },
         "the deadline leads nowhere",
     );
 }

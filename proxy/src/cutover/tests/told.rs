@@ -1,0 +1,60 @@
+//! What an operator is told of a cutover: what it waits for while it runs, and in its report what it waited for.
+//!
+//! Rule: the clock is the test's own; nothing here waits for real time to pass.
+
+use std::time::Duration;
+
+use super::{Rig, Twist, USERS, config, went_home};
+use crate::config::Storage;
+
+/// What is asked, its name in words, whose answer it is, and the part of the budget that it takes.
+const STEPS: [(&str, &str, &str, &str); 8] = [
+    ("engage v4", "hook fence engage of pool v4", "", "fence"),
+    ("fenced v4", "proof that pool v4 is fenced", "imap: not answered yet", "fence"),
+    ("Barrier lag", "barriers", "barrier lag: not answered yet", "barrier"),
+    ("promote v5", "hook promote of pool v5", "", "promote"),
+    ("release v5", "hook fence release of pool v5", "", "promote"),
+    ("writes v5", "proof that pool v5 takes writes", "imap: not answered yet", "promote"),
+    ("offers v5", "proof that pool v5 takes writes", "imap: not answered yet", "promote"),
+    ("canaries v4", "canaries on pool v4", "", "arm"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn what_the_deadline_found_unfinished_is_in_the_report() {
+    for (asked, step, whose, share) in STEPS.into_iter().filter(|(.., share)| *share != "arm") {
+        let mut config = config(Storage::Replicated);
+        // No share ends before the hold does.
+        config.cutover.barrier = Duration::from_secs(100);
+        let rig = Rig::new(config).await;
+        rig.sessions(&USERS);
+        rig.script.twist(asked, 0, Twist::Hangs, 1);
+        rig.control.start("v5").await.unwrap();
+        rig.over_and_idle().await;
+        went_home(&rig, asked);
+        let report = rig.control.report().unwrap();
+        let waited = format!("the hold's deadline passed, still waiting for {step} (for 5");
+        assert!(report.reason.contains(&waited) && report.reason.ends_with(whose), "{}", report.reason);
+        // It took all of the hold, and the account says so.
+        let spent = report.phases.iter().find(|phase| phase.name == share).map(|phase| phase.ms);
+        assert!(spent.is_some_and(|ms| ms > 50_000), "{asked}: {:?}", report.phases);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_waited_for_is_in_the_status() {
+    for (asked, step, whose, _) in STEPS {
+        let rig = Rig::new(config(Storage::Replicated)).await;
+        rig.sessions(&USERS);
+        rig.script.twist(asked, 0, Twist::Hangs, 1);
+        rig.control.start("v5").await.unwrap();
+        rig.script.until_asked(asked, 1).await;
+        let running = rig.control.status().cutover.unwrap();
+        let waits: Vec<&str> = running.doing.iter().map(|doing| &*doing.what).collect();
+        let waits = [waits, running.waits_for.iter().map(|line| &**line).collect()].concat();
+        assert!(waits.contains(&step), "{asked}: {waits:?}");
+        assert!(whose.is_empty() || waits.contains(&whose), "{asked}: {waits:?}");
+        rig.control.abort("seen enough").unwrap();
+        rig.over_and_idle().await;
+        went_home(&rig, asked);
+    }
+}
