@@ -14,7 +14,7 @@ use crate::{
         book::millis,
         course::Course,
         machine::State,
-        types::{Doing, Running, Status},
+        types::{Doing, Running, Stage, Status},
     },
     session::World,
 };
@@ -164,6 +164,8 @@ fn status(world: &World, facts: &Facts) -> Status {
     let topology = world.topology.load();
     let gate = world.gate.phase();
     let stage = facts.state.stage();
+    // On the way home and in Limbo the gate may still count; nothing comes of it.
+    let ends_by_itself = (Stage::Holding..=Stage::Verified).contains(&stage);
     let running = facts.course.as_ref().map(|course| {
         let waits = facts.waits.values().flatten().cloned();
         Running {
@@ -173,7 +175,7 @@ fn status(world: &World, facts: &Facts) -> Status {
             since_ms: course.since_ms,
             doing: facts.doing(),
             waits_for: facts.alarms.iter().map(|alarm| format!("ALARM: {alarm}")).chain(waits).collect(),
-            budget_left_ms: world.gate.left(Instant::now().into_std()).map(millis),
+            budget_left_ms: world.gate.left(Instant::now().into_std()).filter(|_| ends_by_itself).map(millis),
             way_back: course.way_back(stage),
         }
     });

@@ -23,6 +23,8 @@ pub use control::Control;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;
 
 /// Wall-clock time for people: records, reports. Nothing is decided by it.
 fn unix_ms() -> u64 {

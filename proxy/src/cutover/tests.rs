@@ -19,8 +19,6 @@ use crate::{
     topology::PoolId,
 };
 
-mod told;
-
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
 /// the guard as well, and the fence is proved twice.
 const ASKED: [(&str, usize); 9] = [
@@ -35,7 +33,7 @@ const ASKED: [(&str, usize); 9] = [
     ("fenced v4", 1),
 ];
 
-const USERS: [&str; 3] = ["alice", "bob", "carol"];
+pub(super) const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// For waits that are to end in giving up.
 const SOON: Duration = Duration::from_millis(20);
@@ -120,7 +118,7 @@ async fn impatient(mut config: Config) -> Rig {
     rig
 }
 
-fn went_home(rig: &Rig, what: &str) {
+pub(super) fn went_home(rig: &Rig, what: &str) {
     let report = rig.control.report().unwrap();
     assert_eq!(report.outcome, Outcome::Aborted, "{what}: {}", report.reason);
     assert_eq!(rig.backends().len(), USERS.len(), "{what}");

@@ -52,7 +52,8 @@ pub struct Running {
     pub doing: Option<Doing>,
     /// What it waits for, by name.
     pub waits_for: Vec<String>,
-    /// Milliseconds until the hold expires; `None` while the gate is not shut or the decision is taken.
+    /// Milliseconds until the hold expires and the cutover turns back; `None` where it has turned back, is decided, or
+    /// holds nobody.
     pub budget_left_ms: Option<u64>,
     /// Which way back is open now.
     pub way_back: String,

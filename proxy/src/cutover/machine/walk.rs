@@ -547,9 +547,8 @@ fn a_machine_that_aborts_while_it_decides_is_caught() {
 #[test]
 fn a_machine_that_ignores_the_deadline_is_caught() {
     caught(
-        |state, event| match event {
-            Event::Expired(_) => (state, Reaction::Stay),
-            _ => state.step(event),
+        |state, event| {
+            if matches!(event, Event::Expired(_)) { (state, Reaction::Stay) } else { state.step(event) }
         },
         "the deadline leads nowhere",
     );

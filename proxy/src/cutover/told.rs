@@ -1,10 +1,13 @@
-//! What an operator is told of a cutover: what it waits for while it runs, and in its report what it waited for.
+//! What an operator is told of a cutover: before it in the plan, while it runs, and of its end.
 //!
 //! Rule: the clock is the test's own; nothing here waits for real time to pass.
 
 use std::time::Duration;
 
-use super::{Rig, Twist, USERS, config, went_home};
+use super::{
+    testing::{Rig, Twist, config},
+    tests::{USERS, went_home},
+};
 use crate::config::Storage;
 
 /// What is asked, its name in words, whose answer it is, and the part of the budget that it takes.
@@ -56,5 +59,23 @@ async fn what_is_being_waited_for_is_in_the_status() {
         rig.control.abort("seen enough").unwrap();
         rig.over_and_idle().await;
         went_home(&rig, asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_is_left_only_where_it_ends_the_hold() {
+    for (asked, counts) in [("canaries v4", false), ("promote v5", true), ("release v4", false)] {
+        let rig = Rig::new(config(Storage::Replicated)).await;
+        rig.sessions(&USERS);
+        rig.script.twist("offers v5", 0, Twist::Fails, 1);
+        rig.script.twist(asked, 0, Twist::Hangs, 1);
+        rig.control.start("v5").await.unwrap();
+        rig.script.until_asked(asked, 1).await;
+        let running = rig.control.status().cutover.unwrap();
+        assert_eq!(running.budget_left_ms.is_some(), counts, "{asked}: {running:?}");
+        if asked == "release v4" {
+            let limbo = rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap().clone();
+            assert_eq!(limbo.cutover.unwrap().budget_left_ms, None);
+        }
     }
 }
