@@ -72,6 +72,20 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without words".into())
 }
 
+/// A state that is entered, and why it turned back.
+fn log(cutover: u64, state: &State) {
+    let name = state.stage().name();
+    let Some(reason) = state.turned_back() else {
+        tracing::info!(cutover, state = name, "cutover");
+        return;
+    };
+    if let State::Limbo(_, _, needs) = state {
+        tracing::error!(cutover, state = name, %reason, needs, "cutover");
+    } else {
+        tracing::warn!(cutover, state = name, %reason, "cutover");
+    }
+}
+
 impl Control {
     /// The control of a world, with the journal that says what it is to begin with.
     pub fn new(world: Arc<World>, journal: impl DecisionLog + 'static, recovered: Recovered) -> Arc<Self> {
@@ -303,7 +317,15 @@ impl Control {
             if state == State::Idle {
                 // Nothing can call these off, and the cutover is over whatever becomes of them.
                 run.carry_out(Stage::Idle, effects).await;
-                return self.account(run, &before, &state);
+                self.account(run, &before, &state);
+                let topology = self.world.topology.load();
+                tracing::info!(
+                    cutover = run.course.id,
+                    state = "idle",
+                    active = topology.active().name,
+                    "cutover"
+                );
+                return;
             }
             self.enter(run, &before, &state);
             before = state.clone();
@@ -349,7 +371,7 @@ impl Control {
 
     fn enter(&self, run: &Run, before: &State, state: &State) {
         if before.stage() != state.stage() {
-            tracing::info!(cutover = run.course.id, state = state.stage().name(), "cutover");
+            log(run.course.id, state);
         }
         self.account(run, before, state);
         self.board.enter(state);
@@ -368,11 +390,15 @@ impl Control {
         } else {
             return;
         };
-        run.world.metrics.cutovers.count(match outcome {
+        let ended = match outcome {
             Outcome::Done => "switched",
             Outcome::Aborted => "aborted",
             Outcome::Limbo => "limbo",
-        });
-        *lock(&self.last) = Some(run.report(outcome, reason));
+        };
+        run.world.metrics.cutovers.count(ended);
+        let report = run.report(outcome, reason);
+        let Report { id, reason, pause_ms, .. } = &report;
+        tracing::info!(cutover = id, outcome = ended, reason, gate_shut_ms = pause_ms, "cutover");
+        *lock(&self.last) = Some(report);
     }
 }

@@ -4,7 +4,7 @@
 
 use bascule_tests::bascule::{Bascule, Pool, Ran, Setup};
 
-use super::rig::{BARRIER, Plan, through};
+use super::rig::{BARRIER, PROMOTE, Plan, aborted, through};
 
 fn why(ran: &Ran) -> &str {
     assert_eq!(ran.code, 1, "{ran:?}");
@@ -58,4 +58,31 @@ async fn a_cutover_to_nowhere_to_where_we_are_or_twice_is_refused() {
     assert_eq!(why(&rig.proxy.cutover("new").await.unwrap()), "new is the active pool already");
     alice.done().await.unwrap().ok().unwrap();
     rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn the_log_says_how_a_cutover_ended_and_why() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    rig.hooks.refuse(PROMOTE);
+    aborted(rig.begin("new").end().await);
+    rig.hooks.mend(PROMOTE);
+    through(rig.begin("new").end().await);
+    rig.proxy.until(|status| status["cutover"].is_null()).await.unwrap();
+    let log = rig.proxy.log();
+    let of = |cutover: &str| -> Vec<&str> {
+        log.lines().filter(|line| line.contains(&format!("cutover={cutover} "))).collect()
+    };
+    let says = |line: Option<&&str>, words: &[&str]| {
+        assert!(line.is_some_and(|line| words.iter().all(|word| line.contains(word))), "{words:?}:\n{log}");
+    };
+    let (first, second) = (of("1"), of("2"));
+    let turned = first.iter().find(|line| line.contains("aborting"));
+    says(turned, &["WARN", "promoted: promote of pool new", "refused by the test"]);
+    says(
+        first.iter().rev().nth(1),
+        &["outcome=\"aborted\"", "promoted: promote of pool new", "gate_shut_ms="],
+    );
+    says(first.last(), &["state=\"idle\"", "active=\"old\""]);
+    says(second.iter().find(|line| line.contains("outcome")), &["outcome=\"switched\""]);
+    says(second.last(), &["state=\"idle\"", "active=\"new\""]);
 }
