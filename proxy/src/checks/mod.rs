@@ -3,6 +3,7 @@
 //! Rule: an answer comes from something that was seen. What was not seen is Unknown, and Unknown blocks like
 //! a failure (design §5.3).
 
+pub mod answers;
 pub mod canaries;
 mod canary;
 pub mod capability;

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     checks::{
-        self, Answer,
+        self, Answer, answers,
         canaries::Canaries,
         capability,
         exec::Phase,
@@ -72,6 +72,8 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn offers<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether servers of a pool by which mail is sent on refuse strangers, by protocol.
     fn relays(&self, pool: PoolId) -> Asked<'_, Vec<(&'static str, Answer)>>;
+    /// Whether servers of a pool for mail and HTTP are there, by protocol or service.
+    fn answers(&self, pool: PoolId) -> Asked<'_, Vec<(String, Look)>>;
     /// A configured check.
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a>;
     /// Whether logins of a pool lead to the right mailboxes.
@@ -175,6 +177,10 @@ impl Outside for Live {
             }
             answers
         })
+    }
+
+    fn answers(&self, pool: PoolId) -> Asked<'_, Vec<(String, Look)>> {
+        Box::pin(answers::ask(&self.world, pool))
     }
 
     fn check<'a>(&'a self, check: &'a Check, phase: Phase) -> Asked<'a> {

@@ -67,6 +67,8 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
             item(format!("identity on {}", to.name), Finding::Note, saw)
         }
     });
+    items.extend(answers(outside, from, course.from, true).await);
+    items.extend(answers(outside, to, course.to, to.contract.standby_login == StandbyLogin::Yes).await);
     items.extend(relays(outside, from, course.from, true).await);
     items.extend(relays(outside, to, course.to, false).await);
     items.extend(shared_servers(from, to));
@@ -101,6 +103,21 @@ async fn standby_identity(outside: &dyn Outside, pool: PoolId) -> Answer {
         }
     }
     outside.identity(pool).await
+}
+
+/// Servers that are not there would be found missing while everybody waits. A standby that takes no logins need not run.
+async fn answers(outside: &dyn Outside, pool: &Pool, id: PoolId, runs: bool) -> Vec<Item> {
+    let answers = outside.answers(id).await.into_iter();
+    let item = |(what, look)| {
+        let look = match look {
+            Look::Bad(Answer::Unknown(why)) if !runs => {
+                Look::Note(format!("{why}; it is proved after the promote"))
+            }
+            look @ (Look::Good(_) | Look::Note(_) | Look::Bad(_)) => look,
+        };
+        looked((format!("{what} on {}", pool.name), look))
+    };
+    answers.map(item).collect()
 }
 
 /// The relay self-test. A standby may have nobody who answers, or take no mail at all.

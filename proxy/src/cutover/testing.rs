@@ -337,6 +337,17 @@ impl Outside for Script {
         Box::pin(async move { vec![("smtp", asked.await)] })
     }
 
+    fn answers(&self, pool: PoolId) -> Asked<'_, Vec<(String, Look)>> {
+        let asked = self.seen(format!("answers {}", named(pool)), |_| true);
+        Box::pin(async move {
+            let look = match asked.await {
+                Answer::Pass => Look::Good("it answers".to_owned()),
+                answer @ (Answer::Fail(_) | Answer::Unknown(_)) => Look::Bad(answer),
+            };
+            vec![("lmtp".to_owned(), look)]
+        })
+    }
+
     fn web(&self, _: PoolId, to: PoolId, _: usize) -> Asked<'_, Vec<(String, Look)>> {
         let asked = self.seen(format!("web {}", named(to)), |_| true);
         Box::pin(async move {

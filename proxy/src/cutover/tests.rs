@@ -72,6 +72,8 @@ async fn a_cutover_moves_every_session() {
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
+            "answers v4",
+            "answers v5",
             "relays v4",
             "relays v5",
             "Guard lag",
@@ -504,7 +506,7 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
     assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
     assert_eq!(rig.control.status().state, Stage::Idle);
-    let looks = ["identity", "Guard", "relays", "web"];
+    let looks = ["identity", "Guard", "answers", "relays", "web"];
     assert!(rig.script.log().iter().all(|asked| looks.iter().any(|look| asked.contains(look))));
 }
 

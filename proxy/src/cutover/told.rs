@@ -2,13 +2,13 @@
 //!
 //! Rule: the clock is the test's own; nothing here waits for real time to pass.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     testing::{Rig, Twist, config},
     tests::{USERS, went_home},
 };
-use crate::config::Storage;
+use crate::config::{StandbyLogin, Storage};
 
 /// What is asked, its name in words, whose answer it is, and the part of the budget that it takes.
 const STEPS: [(&str, &str, &str, &str); 8] = [
@@ -77,5 +77,26 @@ async fn time_is_left_only_where_it_ends_the_hold() {
             let limbo = rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap().clone();
             assert_eq!(limbo.cutover.unwrap().budget_left_ms, None);
         }
+    }
+}
+
+#[tokio::test]
+async fn servers_that_do_not_answer_forbid_a_cutover_unless_they_are_of_a_standby_that_need_not_run() {
+    for (logins, pool, goes) in [
+        (StandbyLogin::Yes, "v5", false),
+        (StandbyLogin::No, "v5", true),
+        (StandbyLogin::Forbidden, "v5", true),
+        (StandbyLogin::No, "v4", false),
+    ] {
+        let mut config = config(Storage::Shared);
+        for pool in &mut config.pools {
+            Arc::make_mut(pool).contract.standby_login = logins;
+        }
+        let rig = Rig::new(config).await;
+        rig.script.twist(&format!("answers {pool}"), 0, Twist::HappensUnknown, usize::MAX);
+        let plan = rig.control.plan("v5").await.unwrap();
+        assert_eq!(plan.go, goes, "{logins:?} {pool}: {plan:?}");
+        let item = plan.items.iter().find(|item| item.name == format!("lmtp on {pool}")).unwrap();
+        assert!(item.saw.contains("said nothing"), "{item:?}");
     }
 }

@@ -8,7 +8,12 @@ pub mod portable;
 mod put;
 
 pub(super) use self::put::{ByHttp, Put};
+use self::{
+    ask::{At, Talk},
+    portable::Look,
+};
 use crate::{
+    checks::Answer,
     config::{Account, Config, HttpWrites, Pool},
     session::World,
     topology::PoolId,
@@ -36,6 +41,23 @@ pub(super) fn by_http<'a>(
         }
     }
     Ok(ways)
+}
+
+/// Whether every server of every service lets itself be connected to.
+pub(super) async fn answers(world: &World, pool: PoolId) -> Vec<(String, Look)> {
+    let config = world.topology.load().pool(pool).clone();
+    let mut looks = Vec::new();
+    for (name, service) in &config.http {
+        let host = &*host(&world.config, name);
+        for server in &service.servers {
+            let look = match Talk::open(At { http: &world.http, service, server, host }).await {
+                Ok(_) => Look::Good(format!("{server} answers")),
+                Err(error) => Look::Bad(Answer::Unknown(format!("{server}: {error}"))),
+            };
+            looks.push((format!("http {name}"), look));
+        }
+    }
+    looks
 }
 
 /// What is to be done about a service without a probe.

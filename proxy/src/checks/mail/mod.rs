@@ -37,7 +37,7 @@ pub(super) struct Post<'a> {
     pub(super) protocol: Protocol,
     pub(super) service: Service,
     connector: Option<&'a Connector>,
-    hostname: String,
+    pub(super) hostname: String,
 }
 
 impl<'a> Post<'a> {

@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod passing;
 mod pieces;
+mod proofs;
 mod raw;
 mod scenarios;
 mod smuggling;
