@@ -135,10 +135,12 @@ impl Run {
 
     /// Watches the old pool's fence until the time is over.
     pub(super) async fn soak(&self) -> Carried {
-        let until = Instant::now() + self.cutover().soak;
+        let soak = self.cutover().soak;
+        let until = Instant::now() + soak;
         let watch = async {
             loop {
-                sleep(FENCE_WATCH).await;
+                // A short soak is watched as well.
+                sleep(FENCE_WATCH.min(soak / 4)).await;
                 if let Answer::Fail(saw) = self.outside.refuses(self.course.from).await {
                     self.board.alarm(format!("the old pool's fence does not hold: {saw}"));
                 }
