@@ -125,7 +125,7 @@ async fn give_up(request: &mut Request, session: &mut Session, stop: Stop) -> Re
             if !*request.conn.closing.borrow() {
                 metrics.limits_hit.count(limit);
             }
-            metrics.http_requests.count("busy");
+            request.refuse();
             request.over();
             answer::take_rest(session).await;
             request.open.whole();
