@@ -318,7 +318,7 @@ pub(super) fn piece(request: &Request, body: &mut Option<Bytes>, end: bool) -> R
 pub(super) fn dress(request: &Request, session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
     front::undress(head);
     front::dress(&request.conn, request, head)?;
-    if *request.conn.closing.borrow() {
+    if request.conn.is_closing() {
         session.as_mut().set_keepalive(None);
     }
     Ok(())

@@ -122,7 +122,7 @@ async fn give_up(request: &mut Request, session: &mut Session, stop: Stop) -> Re
         Stop::Gone => Err(gone()),
         Stop::Busy(limit) => {
             let metrics = &request.conn.world().metrics;
-            if !*request.conn.closing.borrow() {
+            if !request.conn.is_closing() {
                 metrics.limits_hit.count(limit);
             }
             request.refuse();
