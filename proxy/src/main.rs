@@ -14,5 +14,5 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // It fails only when a provider is there already, and this is the first statement of the process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    app::run(Cli::parse()).into()
+    Cli::try_parse().map_or_else(|error| app::misspoken(&error), app::run).into()
 }

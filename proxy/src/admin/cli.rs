@@ -44,6 +44,18 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// A record of the journal has room for so much.
+fn reason(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 500;
+    match text.trim() {
+        "" => Err("say why: it stands in the report and in the journal".to_owned()),
+        text if text.len() > LONGEST => {
+            Err(format!("write {LONGEST} bytes or less, these are {}", text.len()))
+        }
+        text => Ok(text.to_owned()),
+    }
+}
+
 impl Cli {
     /// The configuration file: the option, else `variable` (`$BASCULE_CONFIG`), else [`DEFAULT_CONFIG`].
     pub fn config_path(&self, variable: Option<std::ffi::OsString>) -> PathBuf {
@@ -139,14 +151,14 @@ pub enum Cutover {
     #[command(after_long_help = "Example:\n  bascule cutover abort --reason 'wrong window'")]
     Abort {
         /// Stands in the report and the log
-        #[arg(long, value_name = "TEXT", default_value = "asked for by the operator")]
+        #[arg(long, value_name = "TEXT", default_value = "asked for by the operator", value_parser = reason)]
         reason: String,
     },
     /// Repair by hand: declare which pool is active.
     ///
     /// For Limbo, and for a state_dir whose journal does not fit the configuration. Nothing is fenced, promoted
     /// or proved: make sure first that the other pool cannot write. Goes through the running bascule, or
-    /// straight to the journal when none runs. Exits 0, 1 or 2.
+    /// straight to the journal when none runs (then as the owner of the state_dir). Exits 0, 1 or 2.
     #[command(
         after_long_help = "Example:\n  bascule cutover adopt v5 --reason 'v4 burnt down, v5 promoted by hand'"
     )]
@@ -155,7 +167,7 @@ pub enum Cutover {
         #[arg(value_name = "POOL")]
         pool: String,
         /// Stands in the journal for ever
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
     },
     /// Show the report of the last cutover.

@@ -36,8 +36,17 @@ pub fn client(config: &Path) -> Result<Client, Refusal> {
         Refusal::new(why, "name the configuration with --config FILE or BASCULE_CONFIG")
     };
     let text = std::fs::read_to_string(config).map_err(|e| broken(&e))?;
-    let file: File = toml::from_str(&text).map_err(|e| broken(&e.message()))?;
-    Ok(Client::new(file.server.state_dir.join(socket::NAME)))
+    let state_dir = match toml::from_str::<File>(&text) {
+        Ok(file) => file.server.state_dir,
+        // A hold does not wait until somebody has found the missing comma: no other table has this key.
+        Err(error) => {
+            text.lines()
+                .find_map(|line| toml::from_str::<Server>(line).ok())
+                .ok_or_else(|| broken(&error.message()))?
+                .state_dir
+        }
+    };
+    Ok(Client::new(state_dir.join(socket::NAME)))
 }
 
 /// Where results and refusals go.
@@ -124,7 +133,7 @@ fn ended(result: Result<Exit, ClientError>, output: Output) -> Exit {
             (Exit::NotRunning, Refusal::new(e.to_string(), "start it: bascule serve"))
         }
         Err(e @ ClientError::Forbidden { .. }) => {
-            (Exit::NotRunning, Refusal::new(e.to_string(), "run this as the user of bascule, or as root"))
+            (Exit::Refused, Refusal::new(e.to_string(), "run this as the user of bascule, or as root"))
         }
         Err(e @ (ClientError::Lost(_) | ClientError::Ended)) => {
             let instead = "`bascule serve` undoes or completes what its journal says was begun";

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     sync::{Arc, Mutex},
 };
 
@@ -412,8 +413,24 @@ fn the_command_line_parses_as_documented() {
     let reason = "asked for by the operator".into();
     assert_eq!(parse("bascule cutover abort").unwrap(), Command::Cutover(Cutover::Abort { reason }));
     assert!(parse("bascule cutover adopt v5").is_err(), "adopt needs a reason");
+    assert!(parse("bascule cutover adopt v5 --reason=").is_err(), "a reason has words");
+    let long = parse(&format!("bascule cutover abort --reason={}", "x".repeat(501))).unwrap_err();
+    assert!(long.to_string().contains("500 bytes or less, these are 501"), "{long}");
     assert!(parse("bascule init").is_err(), "init needs the active pool");
     assert!(parse("bascule cutover start").is_err());
+}
+
+#[test]
+fn a_file_that_is_being_edited_still_leads_to_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bascule.toml");
+    let text = "[server]\nhostname = \"m\"\nstate_dir = \"/var/lib/bascule\" # here\n";
+    fs::write(&path, text).unwrap();
+    let whole = format!("{:?}", command::client(&path).unwrap());
+    fs::write(&path, format!("broken = [\n{text}")).unwrap();
+    assert_eq!(format!("{:?}", command::client(&path).unwrap()), whole);
+    fs::write(&path, "broken = [\n").unwrap();
+    assert!(command::client(&path).unwrap_err().instead.contains("--config"));
 }
 
 #[test]
@@ -541,9 +558,9 @@ fn refusals_say_why_and_what_instead() {
 fn the_socket_is_found_in_a_configuration_that_is_otherwise_broken() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bascule.toml");
-    std::fs::write(&path, "[server]\nstate_dir = \"/run/b\"\nnonsense = 1\n[pool]\n").unwrap();
+    fs::write(&path, "[server]\nstate_dir = \"/run/b\"\nnonsense = 1\n[pool]\n").unwrap();
     assert!(format!("{:?}", command::client(&path).unwrap()).contains("/run/b/control.sock"));
-    std::fs::write(&path, "[server]\n").unwrap();
+    fs::write(&path, "[server]\n").unwrap();
     assert!(command::client(&path).unwrap_err().why[0].contains("state_dir"));
     assert!(command::client(&dir.path().join("none")).unwrap_err().instead.contains("--config"));
 }

@@ -43,6 +43,17 @@ pub fn run(cli: Cli) -> Exit {
     }
 }
 
+/// The command line cannot be read, or asks for help.
+pub fn misspoken(error: &clap::Error) -> Exit {
+    if !error.use_stderr() || !env::args_os().any(|word| word == "--json") {
+        error.exit();
+    }
+    let text = error.to_string();
+    let why = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    Output { json: true }.refuse(&Refusal::new(why, "see `bascule --help`"));
+    Exit::Usage
+}
+
 /// Runs what talks to a running bascule.
 fn remote(path: &Path, output: Output, work: impl AsyncFnOnce(&Client) -> Exit) -> Exit {
     let client = match command::client(path) {

@@ -38,8 +38,14 @@ pub(super) fn check_state_dir(dir: &Path) -> anyhow::Result<()> {
         bail!("state_dir {path} is not a directory");
     }
     let uid = rustix::process::geteuid().as_raw();
-    if meta.uid() != uid {
-        bail!("state_dir {path} belongs to user {}, bascule runs as {uid}: chown {uid} {path}", meta.uid());
+    let owner = meta.uid();
+    if owner != uid && uid == 0 {
+        bail!(
+            "state_dir {path} belongs to user {owner}: do this as that user (`sudo -u '#{owner}' bascule …`)"
+        );
+    }
+    if owner != uid {
+        bail!("state_dir {path} belongs to user {owner}, bascule runs as {uid}: chown -R {uid} {path}");
     }
     if meta.mode() & 0o077 != 0 {
         bail!("state_dir {path} is open to others (mode {:o}): chmod 700 {path}", meta.mode() & 0o7777);

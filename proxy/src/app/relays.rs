@@ -2,7 +2,7 @@
 //!
 //! Rule: every pool is asked; an active one that relays, or has not answered, is asked again until it refuses.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     checks::{Answer, keywords::listens, relays},
@@ -19,6 +19,8 @@ const REPAIR: Duration = Duration::from_secs(10);
 
 /// Asks until the active pool refuses strangers.
 pub(super) async fn watch(world: Arc<World>) {
+    // What is known is not said again.
+    let mut said = BTreeMap::new();
     loop {
         let active = world.topology.load().active;
         let mut all = listened(&world.config);
@@ -26,9 +28,14 @@ pub(super) async fn watch(world: Arc<World>) {
         all.sort_by_key(|(pool, _)| *pool != active);
         for (at, protocol) in all {
             let name = &world.config.pools[usize::from(at.0)].name;
-            if let Answer::Fail(why) | Answer::Unknown(why) = relays::ask(&world, at, protocol).await {
+            let news = match relays::ask(&world, at, protocol).await {
+                Answer::Pass => None,
+                Answer::Fail(why) | Answer::Unknown(why) => Some(why),
+            };
+            if let Some(why) = news.as_ref().filter(|_| said.get(&(at, protocol.name())) != Some(&news)) {
                 tracing::warn!(pool = name, protocol = protocol.name(), why, "relay self-test");
             }
+            said.insert((at, protocol.name()), news);
         }
         let verdicts = listened(&world.config).into_iter().filter(|(pool, _)| *pool == active);
         let verdicts: Vec<_> = verdicts.map(|(pool, protocol)| world.relays.of(pool, protocol)).collect();

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
+use miette::Diagnostic as _;
+
 use crate::{app::relays, config::Config, session::World};
 
 /// Reads the configuration and the certificates again, and tests for open relays.
@@ -18,17 +20,21 @@ pub(super) async fn reload(world: &Arc<World>, certificates: Option<&bascule_cer
         return;
     }
     tokio::spawn(relays::watch(world.clone()));
-    match loaded {
-        Err(error) => tracing::error!(%error, "reload: the configuration is refused, nothing changed"),
-        Ok(new) => {
-            let changed = changes(running, &new);
-            if changed.is_empty() {
-                tracing::info!("reload: nothing in the configuration needs a restart");
-            }
-            for what in changed {
-                tracing::warn!("reload: {what} changed and needs a restart");
-            }
+    let new = match loaded {
+        Ok(new) => new,
+        Err(error) => {
+            let instead = error.help().map(|help| help.to_string()).unwrap_or_default();
+            tracing::error!(%error, instead, "reload: the configuration is refused, nothing changed");
+            return;
         }
+    };
+    let changed = changes(running, &new);
+    if changed.is_empty() {
+        // Secrets do not print, so they are not compared.
+        tracing::info!("reload: nothing in the configuration needs a restart; a new password does");
+    }
+    for what in changed {
+        tracing::warn!("reload: {what} changed and needs a restart");
     }
     let Some(certificates) = certificates else { return };
     match certificates.reload() {

@@ -46,14 +46,24 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            place: path.display().to_string(),
-            what: format!("the configuration cannot be read: {error}"),
-            instead:
-                "name the file with --config or BASCULE_CONFIG; the proxy's user must be able to read it"
-                    .to_owned(),
+        let refuse = |place: String, what: String, instead: &str| ConfigError {
+            place,
+            what,
+            instead: instead.to_owned(),
             text: None,
             at: None,
+        };
+        let bytes = std::fs::read(path).map_err(|error| {
+            let instead =
+                "name the file with --config or BASCULE_CONFIG; the proxy's user must be able to read it";
+            let what = format!("the configuration cannot be read: {error}");
+            refuse(path.display().to_string(), what, instead)
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+            let place = format!("{}:{line}", path.display());
+            refuse(place, "a character is not UTF-8".to_owned(), "save the file as UTF-8")
         })?;
         let text = Arc::new(NamedSource::new(path.display().to_string(), text).with_language("toml"));
         // Programs beside a file that was named without its folder must not be looked for in PATH.
@@ -111,14 +121,37 @@ impl Source {
                 format!("the key `{key}` is missing"),
                 format!("add `{key}`; the README describes every key"),
             ),
-            Some(_) | None => self.refuse(
-                table,
-                at,
-                message,
-                "the file must be TOML, with the keys that the README describes",
-            ),
+            Some(_) | None => {
+                let (what, instead) = in_words(&message, &self.text()[at.clone()]);
+                self.refuse(table, at, what, instead)
+            }
         }
     }
+}
+
+/// serde speaks of Rust's types, an operator of what may be written.
+fn in_words(message: &str, written: &str) -> (String, &'static str) {
+    const TOML: &str = "the file must be TOML, with the keys that the README describes";
+    if message == "duplicate key" {
+        return (format!("`{written}` stands twice"), "leave one of them");
+    }
+    let Some((what, expected)) = message.rsplit_once(", expected ") else {
+        return (message.to_owned(), TOML);
+    };
+    let (kind, instead) = match expected {
+        "u16" | "u32" | "u64" | "usize" | "u8" => {
+            ("a number", "write a whole number, such as 5, without quotes")
+        }
+        "a sequence" => ("a list", "write a list, such as [\"one\", \"two\"]"),
+        "a boolean" => ("true or false", "write true or false, without quotes"),
+        "a string" | "path string" => ("text", "write it in quotes"),
+        "a map" => ("a table", "write a table: a line such as [server], and its keys below it"),
+        _ if expected.starts_with("struct ") => {
+            ("a table", "write a table: a line such as [server] and its keys below it, or { key = value }")
+        }
+        _ => return (message.to_owned(), TOML),
+    };
+    (format!("{what}, expected {kind}"), instead)
 }
 
 fn join(table: &str, key: &str) -> String {

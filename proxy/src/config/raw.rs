@@ -132,6 +132,20 @@ pub(super) struct Account {
     pub(super) address: Maybe<String>,
 }
 
+impl Pool {
+    /// Every service's name and servers, as they are written.
+    pub(super) fn servers(&self) -> impl Iterator<Item = (String, &[Spanned<String>])> {
+        let mail = [("smtp", &self.smtp), ("submission", &self.submission), ("lmtp", &self.lmtp)];
+        let mail = mail.into_iter().filter_map(|(name, service)| Some((name, service.as_ref()?.get_ref())));
+        let all = std::iter::once(("imap", self.imap.get_ref())).chain(mail);
+        let all = all.map(|(name, service)| (name.to_owned(), service.servers.get_ref().as_slice()));
+        let http = self.http.iter();
+        all.chain(
+            http.map(|(name, one)| (format!("http.{name}"), one.get_ref().servers.get_ref().as_slice())),
+        )
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {

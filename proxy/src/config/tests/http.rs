@@ -205,7 +205,7 @@ fn services_of_http_are_as_strict() {
     says(
         &refused("balance = \"cookie:SESSION\"", "balance = \"sticky\""),
         "pool.v4.http.webmail.balance: `sticky` is not supported yet",
-        "allowed now: `address`, `identity`",
+        "allowed: `address`, `cookie`, `cookie:NAME`",
     );
     says(
         &refused("servers = [\"web1.v4.internal:80\", \"web2.v4.internal:80\"]", "servers = []"),

@@ -3,20 +3,31 @@
 //! Rule: a mistake is one change to the full configuration, so that nothing else can be what is refused.
 
 mod http;
+mod sense;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, sync::LazyLock};
+
+use bascule_certs::testing::{Authority, Leaf};
 
 use super::*;
 
 const FULL: &str = include_str!("../testdata/full.toml");
 
+static LEAF: LazyLock<Leaf> = LazyLock::new(|| Authority::new().issue(&["mail.example.org"]));
+
 /// A folder with the files that the configuration names.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let files = [("fullchain.pem", 0o644), ("privkey.pem", 0o600), ("probe.secret", 0o640), ("hook", 0o755)];
-    for (name, mode) in files {
+    let leaf = &*LEAF;
+    let files = [
+        ("fullchain.pem", &*leaf.cert, 0o644),
+        ("privkey.pem", &*leaf.key, 0o600),
+        ("probe.secret", "s3cret\n", 0o640),
+        ("hook", "s3cret\n", 0o755),
+    ];
+    for (name, text, mode) in files {
         let path = dir.path().join(name);
-        fs::write(&path, "s3cret\n").unwrap();
+        fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
     dir
@@ -214,8 +225,8 @@ fn what_is_not_toml_or_of_another_kind_is_refused_in_its_line() {
     says(&refused("threads   = 2", "threads = "), "", "the file must be TOML");
     says(
         &refused("threads   = 2", "threads = \"two\""),
-        "server.threads: invalid type",
-        "the file must be TOML",
+        "server.threads: invalid type: string \"two\", expected a number",
+        "write a whole number, such as 5, without quotes",
     );
     says(
         &refused("threads   = 2", "threads = 5000"),
@@ -438,7 +449,7 @@ fn contracts_that_contradict_themselves_are_refused() {
             "contract = { storage = \"replicated\", promote_reversible = true }",
         ),
         "pool.v5.contract.promote_reversible: a promote is undone by the pool's own fence",
-        "add [pool.NAME.fence]",
+        "add [pool.v5.fence]",
     );
     let probe = "probe    = [{ user = \"probe1\", password_file = \"probe.secret\", address = \"one@example.org\" }]\n";
     says(

@@ -35,6 +35,7 @@ pub(super) fn cutover(table: &Table<'_>, raw: &raw::Cutover, pools: &[&str]) -> 
         checks: raw.check.iter().map(|check| self::check(table, check, pools)).collect::<Result<_, _>>()?,
     };
     budget(table, raw, &cutover)?;
+    guards(table, raw, &cutover)?;
     Ok(cutover)
 }
 
@@ -58,14 +59,30 @@ fn budget(table: &Table<'_>, raw: &raw::Cutover, cutover: &Cutover) -> Result<()
         let list: Vec<String> =
             shares.iter().map(|(name, share)| format!("{name} {}", span(*share))).collect();
         let what = format!("{} make {}, which is more than max_hold {hold}", list.join(" + "), span(sum));
-        let instead = format!(
-            "write max_hold = \"{}\" (at most {}) or smaller shares",
-            span(sum),
-            span(defaults::MAX_HOLD_LIMIT)
-        );
+        let limit = span(defaults::MAX_HOLD_LIMIT);
+        let instead = match sum > defaults::MAX_HOLD_LIMIT {
+            true => format!("write smaller shares: max_hold is {limit} at most"),
+            false => format!("write max_hold = \"{}\" (at most {limit}) or smaller shares", span(sum)),
+        };
         return Err(table.refuse("max_hold", at, what, instead));
     }
     Ok(())
+}
+
+/// Guards that cannot have passed in time would refuse every cutover.
+fn guards(table: &Table<'_>, raw: &raw::Cutover, cutover: &Cutover) -> Result<(), ConfigError> {
+    let takes = cutover.guard_interval.saturating_mul(cutover.guard_passes.saturating_sub(1));
+    if takes < cutover.arm_timeout {
+        return Ok(());
+    }
+    let what = format!(
+        "{} passes, one each {}, do not fit into arm_timeout {}",
+        cutover.guard_passes,
+        span(cutover.guard_interval),
+        span(cutover.arm_timeout)
+    );
+    let instead = "write fewer passes, a shorter guard_interval or a longer arm_timeout";
+    Err(table.refuse("guard_passes", table.place(&raw.guard_passes), what, instead))
 }
 
 fn unmovable(table: &Table<'_>, raw: &raw::Maybe<toml::Value>) -> Result<Unmovable, ConfigError> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::{
     ConfigError, Cutover, HttpAddress, HttpBalance, HttpLimits, HttpListener, HttpService, HttpVersion,
-    ListenerTls, Protocol, Route, ServiceTls, defaults, raw,
+    ListenerTls, Protocol, Route, ServiceTls, defaults, error::nearest, raw,
 };
 
 const PRIORITIES: [(&str, Priority); 3] =
@@ -239,9 +239,14 @@ fn balance(table: &Table<'_>, written: &Spanned<String>) -> Result<HttpBalance, 
                 ("identity", HttpBalance::Identity),
                 ("cookie", HttpBalance::Own),
             ];
-            let index = words.iter().enumerate().map(|(at, (word, _))| (*word, at)).collect::<Vec<_>>();
-            let at = table.word("balance", written, &index, &["sticky", "random", "least", "round-robin"])?;
-            Ok(words[at].1.clone())
+            if let Some((_, meaning)) = words.iter().find(|(word, _)| word == written.get_ref()) {
+                return Ok(meaning.clone());
+            }
+            let known = ["address", "identity", "cookie", "cookie:NAME", "header:NAME"];
+            let later = ["sticky", "random", "least", "round-robin"].contains(&written.get_ref().as_str());
+            let why = if later { "not supported yet" } else { "not allowed" };
+            let what = format!("`{}` is {why}", written.get_ref());
+            Err(table.refuse("balance", written.span(), what, nearest(written.get_ref(), &known)))
         }
     }
 }
@@ -254,7 +259,7 @@ pub(super) fn limits(
     let (table, raw) = (&table.table("http", raw.span()), raw.get_ref());
     Ok(HttpLimits {
         header: table.time("header", &raw.header, defaults::HTTP_HEADER)?,
-        header_size: table.memory("header_size", &raw.header_size, defaults::HTTP_HEADER_SIZE)?,
+        header_size: header_size(table, &raw.header_size)?,
         body: table.time("body", &raw.body, defaults::HTTP_BODY)?,
         body_size: table.size("body_size", &raw.body_size, defaults::HTTP_BODY_SIZE)?,
         idle: table.time("idle", &raw.idle, defaults::HTTP_IDLE)?,
@@ -263,6 +268,17 @@ pub(super) fn limits(
         held_bytes: table.memory("held_bytes", &raw.held_bytes, defaults::HTTP_HELD_BYTES)?,
         streams: table.count("streams", &raw.streams, defaults::HTTP_STREAMS)?,
     })
+}
+
+/// Browsers send half a kilobyte before there is a cookie.
+fn header_size(table: &Table<'_>, written: &raw::Maybe<raw::Size>) -> Result<usize, ConfigError> {
+    const LEAST: usize = 1024;
+    let size = table.memory("header_size", written, defaults::HTTP_HEADER_SIZE)?;
+    if size >= LEAST {
+        return Ok(size);
+    }
+    let what = format!("no request has a head of {size} bytes");
+    Err(table.refuse("header_size", table.place(written), what, "write \"1KiB\" or more"))
 }
 
 /// A held request waits for the whole hold.

@@ -7,6 +7,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use bascule_certs::CertError;
+use rustls_pki_types::DnsName;
 use serde_spanned::Spanned;
 
 use super::{http, mail, table::Table};
@@ -31,8 +33,14 @@ pub(super) fn server(table: &Table<'_>, raw: &raw::Server) -> Result<Server, Con
             format!("write 0 (one per core) to {THREADS}"),
         ));
     }
+    let hostname = table.plain("hostname", &raw.hostname)?;
+    if DnsName::try_from(hostname.as_str()).is_err() {
+        let what = format!("`{hostname}` is not a host name");
+        let instead = "write the name by which clients know this proxy, such as \"mail.example.org\"";
+        return Err(table.refuse("hostname", raw.hostname.span(), what, instead));
+    }
     Ok(Server {
-        hostname: table.plain("hostname", &raw.hostname)?,
+        hostname,
         state_dir: state_dir.clone(),
         observe: raw.observe.as_ref().map(|text| address(table, "observe", text)).transpose()?,
         threads: raw.threads.as_ref().map_or(0, |threads| usize::from(*threads.get_ref())),
@@ -46,9 +54,16 @@ pub(super) fn certificates(
     let one = |(name, raw): (&String, &Spanned<raw::Certificate>)| {
         let table = root.table(&format!("tls.certificate.{name}"), raw.span());
         let raw = raw.get_ref();
-        let certificate =
-            Certificate { cert: table.file("cert", &raw.cert)?, key: table.file("key", &raw.key)? };
-        Ok((name.clone(), certificate))
+        let (cert, key) = (table.file("cert", &raw.cert)?, table.file("key", &raw.key)?);
+        let source = bascule_certs::Source { name: name.clone(), cert: cert.clone(), key: key.clone() };
+        if let Err(error) = bascule_certs::Store::load([source]) {
+            let of_key =
+                matches!(error, CertError::NoKey { .. } | CertError::Key { .. } | CertError::Mismatch { .. });
+            let (at, which) = if of_key { (&raw.key, "key") } else { (&raw.cert, "cert") };
+            let instead = "write the paths of two PEM files that belong together: the chain and its key";
+            return Err(table.refuse(which, at.span(), error.to_string(), instead));
+        }
+        Ok((name.clone(), Certificate { cert, key }))
     };
     raw.certificate.iter().map(one).collect()
 }
@@ -113,6 +128,10 @@ fn listener(
         let what = "nobody may log in in clear text, and nobody may send without a login";
         return Err(table.refuse("tls", raw.tls.span(), what, "write \"starttls\" or \"implicit\""));
     }
+    if let (Some(at), true) = (&raw.relay, protocol != Protocol::Imap) {
+        let what = format!("it says nothing to a listener for {}", protocol.name());
+        return Err(table.refuse("relay", at.span(), what, "leave it out"));
+    }
     let relays = [("session", Relay::Session), ("pipe", Relay::Pipe)];
     let smtp = mail::listener(table, raw, protocol)?;
     let http = http::listener(table, raw, protocol, tls, &file.pool)?;
@@ -166,13 +185,18 @@ pub(super) fn network(table: &Table<'_>, key: &str, text: &Spanned<String>) -> R
     let (address, prefix) = written.split_once('/').map_or((&**written, None), |(a, p)| (a, Some(p)));
     let parsed = address.parse::<IpAddr>().ok().and_then(|address| {
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Some(longest), |prefix| prefix.parse().ok())?;
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let prefix = prefix.map_or(Some(longest), |text| text.parse().ok().filter(|_| digits(text)))?;
         (prefix <= longest).then_some(Network { address, prefix })
     });
     let Some(network) = parsed else {
         let instead = "write an address with its prefix length, such as \"10.0.0.0/8\" or \"fd00::/8\"";
         return Err(refuse(format!("`{written}` is not a network"), instead.to_owned()));
     };
+    if matches!(network.address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        let what = format!("`{written}` would never match: clients of IPv4 are known by their own address");
+        return Err(refuse(what, "write it as IPv4, such as \"10.0.0.0/8\"".to_owned()));
+    }
     let first = network.first();
     if first != network.address {
         let what = format!("`{written}` has bits behind its prefix");
@@ -199,7 +223,7 @@ fn claim(
     // `[::]` takes IPv4 as well, `0.0.0.0` only its own family.
     let covers = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
     let meets = |other: &SocketAddr| {
-        let (a, b) = (address.ip(), other.ip());
+        let (a, b) = (address.ip().to_canonical(), other.ip().to_canonical());
         let port = address.port() == other.port() && address.port() != 0;
         port && (a == b || covers(a, b) || covers(b, a))
     };

@@ -10,10 +10,12 @@ mod pool;
 mod table;
 mod web;
 
+use std::{collections::BTreeMap, net::SocketAddr};
+
 use serde_spanned::Spanned;
 use table::{Table, bytes, span};
 
-use super::{Config, ConfigError, Cutover, Limits, Protocol, defaults, error::Source, raw};
+use super::{Config, ConfigError, Cutover, Limits, Listener, Protocol, defaults, error::Source, raw};
 
 pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigError> {
     let root = Table::new(source, "", 0..0);
@@ -23,6 +25,7 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
     let certificates = listener::certificates(&root, &raw.tls)?;
     let listeners = listener::listeners(&root, raw)?;
     let pools = pool::pools(&root, &raw.pool)?;
+    loops(&root, raw, &listeners)?;
     let none = raw::Cutover::default();
     let table = root.table("cutover", root.place(&raw.cutover));
     let raw_cutover = raw.cutover.as_ref().map_or(&none, Spanned::get_ref);
@@ -37,6 +40,39 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
         http::holds(&root, raw_limits, raw_cutover, &limits.http, &cutover)?;
     }
     Ok(Config { path: source.path.clone(), server, certificates, listeners, pools, cutover, limits })
+}
+
+/// What this proxy sends to itself goes round until every place is taken.
+fn loops(
+    root: &Table<'_>,
+    raw: &raw::File,
+    listeners: &BTreeMap<String, Listener>,
+) -> Result<(), ConfigError> {
+    let own = |server: SocketAddr| {
+        let (ip, port) = (server.ip().to_canonical(), server.port());
+        let here = |bind: &SocketAddr| {
+            let other = bind.ip().to_canonical();
+            bind.port() == port && (other == ip || (other.is_unspecified() && ip.is_loopback()))
+        };
+        listeners.values().find(|listener| listener.bind.iter().any(here))
+    };
+    for (name, pool) in &raw.pool {
+        for (service, servers) in pool.get_ref().servers() {
+            for written in servers {
+                let Ok(server) = written.get_ref().parse() else { continue };
+                let Some(listener) = own(server) else { continue };
+                let what = format!("{server} is this proxy's own listener {}", listener.name);
+                let key = format!("pool.{name}.{service}.servers");
+                return Err(root.refuse(
+                    &key,
+                    written.span(),
+                    what,
+                    "write the address of the pool's server",
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names go into commands, metrics and the journal.
@@ -72,6 +108,7 @@ fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
         upload_memory: table.memory("upload_memory", &raw.upload_memory, defaults::UPLOAD_MEMORY)?,
         upload: table.size("upload", &raw.upload, defaults::UPLOAD)?,
         spool: table.size("spool", &raw.spool, defaults::SPOOL)?,
+        // Zero: everything goes to files.
         spool_memory: raw.spool_memory.as_ref().map_or(defaults::SPOOL_MEMORY, |size| size.get_ref().0),
         login: table.time("login", &raw.login, defaults::LOGIN)?,
         command_ceiling: table.time("command_ceiling", &raw.command_ceiling, defaults::COMMAND_CEILING)?,

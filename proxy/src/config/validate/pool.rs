@@ -2,7 +2,7 @@
 //!
 //! Rule: a contract that contradicts itself is refused here, so that no later part has to guess.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use rustls_pki_types::ServerName;
 use serde_spanned::Spanned;
@@ -37,7 +37,7 @@ pub(super) fn pools(root: &Table<'_>, raw: &raw::Named<raw::Pool>) -> Result<Vec
 }
 
 fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigError> {
-    let contract = contract(table, raw)?;
+    let contract = contract(table, name, raw)?;
     let probes = probes(table, &raw.probe)?;
     reachable(table, raw, &probes)?;
     let capabilities = raw.capabilities.as_ref().map(|list| capabilities(table, list)).transpose()?;
@@ -79,7 +79,7 @@ fn pool(table: &Table<'_>, name: &str, raw: &raw::Pool) -> Result<Pool, ConfigEr
     })
 }
 
-fn contract(table: &Table<'_>, pool: &raw::Pool) -> Result<Contract, ConfigError> {
+fn contract(table: &Table<'_>, name: &str, pool: &raw::Pool) -> Result<Contract, ConfigError> {
     let raw = pool.contract.get_ref();
     let table = &table.table("contract", pool.contract.span());
     let storage = table.word(
@@ -103,7 +103,7 @@ fn contract(table: &Table<'_>, pool: &raw::Pool) -> Result<Contract, ConfigError
     let undone = raw.promote_reversible.as_ref().map(|undone| *undone.get_ref());
     if undone == Some(true) && pool.fence.is_none() {
         let what = "a promote is undone by the pool's own fence, and the pool has none";
-        let instead = "add [pool.NAME.fence] with `engage` and `release`, or write false";
+        let instead = format!("add [pool.{name}.fence] with `engage` and `release`, or write false");
         return Err(table.refuse("promote_reversible", table.place(&raw.promote_reversible), what, instead));
     }
     let logins =
@@ -197,6 +197,10 @@ fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<
     };
     let host = host(table, server)?;
     table.word_or("balance", &raw.balance, (), &[("user", ())], &["random", "least", "round-robin"])?;
+    if let (Some(at), Protocol::Smtp | Protocol::Lmtp) = (&raw.restore, protocol) {
+        let what = format!("nobody logs in to a server for {}", protocol.name());
+        return Err(table.refuse("restore", at.span(), what, "leave it out"));
+    }
     let (addresses, later): (&[_], &[_]) = match protocol {
         Protocol::Imap => (
             &[("none", ClientAddress::None), ("id", ClientAddress::Id)],
@@ -246,7 +250,8 @@ pub(super) fn host<'s>(table: &Table<'_>, server: &'s Spanned<String>) -> Result
     let split = server.get_ref().rsplit_once(':').and_then(|(host, port)| {
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = if host.contains(':') { bare? } else { host };
-        (port.parse::<u16>().is_ok_and(|port| port != 0) && ServerName::try_from(host).is_ok())
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        (digits && port.parse::<u16>().is_ok_and(|port| port != 0) && ServerName::try_from(host).is_ok())
             .then_some(host)
     });
     split.ok_or_else(|| {
@@ -280,7 +285,7 @@ pub(super) fn service_tls(
             "leave `ca` and `name` out, or write \"starttls\"",
         ));
     }
-    let ca = raw.ca.as_ref().map(|ca| table.file("ca", ca)).transpose()?;
+    let ca = raw.ca.as_ref().map(|ca| authority(table, ca)).transpose()?;
     let name = raw.name.as_ref().map_or(host, |name| name.get_ref());
     if ServerName::try_from(name).is_err() {
         let instead = "write the name that stands in the server's certificate";
@@ -297,6 +302,18 @@ pub(super) fn service_tls(
         Mode::Starttls => ServiceTls::Starttls(verify),
         Mode::Implicit => ServiceTls::Implicit(verify),
     })
+}
+
+/// A file of certificates of authorities.
+fn authority(table: &Table<'_>, written: &Spanned<PathBuf>) -> Result<PathBuf, ConfigError> {
+    let path = table.file("ca", written)?;
+    match bascule_certs::client_config(Some(&path)) {
+        Ok(_) => Ok(path),
+        Err(error) => {
+            let instead = "write the PEM file of the authority that signed the server's certificate";
+            Err(table.refuse("ca", written.span(), error.to_string(), instead))
+        }
+    }
 }
 
 fn restore(table: &Table<'_>, raw: &raw::Restore) -> Result<Restore, ConfigError> {

@@ -23,6 +23,10 @@ use crate::config::{
 
 /// Passwords are short; a longer file is another file.
 const LONGEST_PASSWORD: u64 = 4096;
+/// More of anything is a slip of the pen, and clocks, sums and semaphores have an end.
+const LONGEST_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
+const LARGEST_SIZE: u64 = 1 << 40;
+const LARGEST_COUNT: u32 = 1_000_000_000;
 
 /// A table: its dotted name and its place.
 #[derive(Debug, Clone)]
@@ -100,19 +104,19 @@ impl<'a> Table<'a> {
         value.as_ref().map_or(Ok(default), |value| self.word(key, value, allowed, later))
     }
 
-    /// A duration above zero.
+    /// A duration above zero, of a year at most.
     pub(super) fn time(
         &self,
         key: &str,
         value: &Maybe<Time>,
         default: Duration,
     ) -> Result<Duration, ConfigError> {
-        self.above_zero(key, value, default, |time| time.0, span)
+        self.within(key, value, (default, LONGEST_TIME), |time| time.0, span)
     }
 
-    /// A size above zero.
+    /// A size above zero, of a TiB at most.
     pub(super) fn size(&self, key: &str, value: &Maybe<Size>, default: u64) -> Result<u64, ConfigError> {
-        self.above_zero(key, value, default, |size| size.0, bytes)
+        self.within(key, value, (default, LARGEST_SIZE), |size| size.0, bytes)
     }
 
     /// A size in memory above zero.
@@ -126,32 +130,41 @@ impl<'a> Table<'a> {
         Ok(usize::try_from(size).unwrap_or(usize::MAX))
     }
 
-    /// A number above zero.
-    pub(super) fn count<N: Copy + Default + PartialEq + ToString>(
+    /// A number above zero, of a thousand millions at most.
+    pub(super) fn count<N: Copy + Default + TryFrom<u32> + Ord + ToString>(
         &self,
         key: &str,
         value: &Maybe<N>,
         default: N,
     ) -> Result<N, ConfigError> {
-        self.above_zero(key, value, default, |count| *count, |count| count.to_string())
+        let most = N::try_from(LARGEST_COUNT).unwrap_or(default);
+        self.within(key, value, (default, most), |count| *count, |count| count.to_string())
     }
 
-    fn above_zero<T, N: Default + PartialEq>(
+    /// What was written, if it is above zero and at most `most`.
+    fn within<T, N: Default + Ord>(
         &self,
         key: &str,
         value: &Maybe<T>,
-        default: N,
+        (default, most): (N, N),
         read: impl Fn(&T) -> N,
         show: impl Fn(N) -> String,
     ) -> Result<N, ConfigError> {
-        match value {
-            None => Ok(default),
-            Some(value) if read(value.get_ref()) != N::default() => Ok(read(value.get_ref())),
-            Some(zero) => {
-                let instead = format!("leave it out for the default, {}", show(default));
-                Err(self.refuse(key, zero.span(), "zero is not allowed", instead))
+        let Some(value) = value else { return Ok(default) };
+        let number = read(value.get_ref());
+        let (what, instead) = match () {
+            () if number == N::default() && default == N::default() => {
+                ("zero is not allowed".to_owned(), "leave it out for no limit".to_owned())
             }
-        }
+            () if number == N::default() => {
+                ("zero is not allowed".to_owned(), format!("leave it out for the default, {}", show(default)))
+            }
+            () if number > most => {
+                (format!("{} is too much", show(number)), format!("write {} or less", show(most)))
+            }
+            () => return Ok(number),
+        };
+        Err(self.refuse(key, value.span(), what, instead))
     }
 
     /// Text without blanks, quotes or control characters, for wires and lists.

@@ -138,13 +138,14 @@ impl Run {
 
     /// Watches the old pool's fence until the time is over.
     pub(super) async fn soak(&self) -> Carried {
-        let until = Instant::now() + self.cutover().soak;
+        let soak = self.cutover().soak;
+        let (until, unheard) = (Instant::now() + soak, Unanswered::unheard());
         let watch = async {
             loop {
-                sleep(FENCE_WATCH).await;
-                if let Answer::Fail(saw) =
-                    self.outside.refuses(self.course.from, &Unanswered::unheard()).await
-                {
+                // A short soak is watched as well.
+                sleep(FENCE_WATCH.min(soak / 4)).await;
+                let asked = self.outside.refuses(self.course.from, &unheard).await;
+                if let Answer::Fail(saw) = asked {
                     self.board.alarm(format!("the old pool's fence does not hold: {saw}"));
                 }
             }

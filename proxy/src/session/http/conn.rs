@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -49,8 +49,10 @@ pub(super) struct Conn {
     pub(super) bound: AtomicBool,
     /// Told when something changed that a request may wait for.
     pub(super) moved: Notify,
-    /// True: no more requests on this connection.
-    pub(super) closing: watch::Sender<bool>,
+    /// No more requests on this connection.
+    closing: AtomicBool,
+    /// How pingora hears of that where a connection has many requests at once.
+    goaway: OnceLock<watch::Sender<bool>>,
     state: Mutex<State>,
     /// Whether the gate admitted what the topology has, when last looked at.
     flowed: AtomicBool,
@@ -108,7 +110,8 @@ impl Conn {
             two,
             bound: AtomicBool::new(false),
             moved: Notify::new(),
-            closing: watch::Sender::new(false),
+            closing: AtomicBool::new(false),
+            goaway: OnceLock::new(),
             state: Mutex::new(state),
             flowed: AtomicBool::new(true),
             seen: AtomicU64::new(u64::MAX),
@@ -130,6 +133,27 @@ impl Conn {
 
     pub(super) fn limits(&self) -> &HttpLimits {
         &self.world().config.limits.http
+    }
+
+    /// Whether no more requests are taken.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Tells of the end of an HTTP/2 connection.
+    pub(super) fn goaway(&self) -> watch::Receiver<bool> {
+        let sender = self.goaway.get_or_init(|| watch::Sender::new(false));
+        if self.is_closing() {
+            sender.send_replace(true);
+        }
+        sender.subscribe()
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        if let Some(sender) = self.goaway.get() {
+            sender.send_replace(true);
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -168,8 +192,8 @@ impl Conn {
 
     fn is_leaving(&self, epoch: Epoch) -> bool {
         let topology = self.world().topology.load();
-        if *self.closing.borrow() || self.admitted() {
-            return *self.closing.borrow() || topology.epoch != epoch;
+        if self.is_closing() || self.admitted() {
+            return self.is_closing() || topology.epoch != epoch;
         }
         // Where nothing that is read may stay, to go at once keeps no drain waiting.
         let contract = &topology.active().contract;
@@ -269,7 +293,7 @@ impl Conn {
                 }
             }
             Order::End => {
-                self.closing.send_replace(true);
+                self.close();
                 self.moved.notify_waiters();
                 return self.state().open == 0;
             }
@@ -337,7 +361,7 @@ impl Conn {
             }
             // GOAWAY first: a request that is just on its way is then known not to have been looked at.
             state.idle = true;
-            self.closing.send_replace(true);
+            self.close();
         }
         if state.shut.is_some_and(|shut| now >= shut + self.patience()) {
             for one in state.flights.iter().filter(|one| one.unkept) {

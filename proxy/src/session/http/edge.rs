@@ -46,30 +46,13 @@ pub(super) struct Edge {
     /// Whether a byte has come since [`Self::begin`].
     came: bool,
     conn: Arc<Conn>,
-    whose: Arc<ProxyDigest>,
-    socket: Arc<SocketDigest>,
 }
 
 impl Edge {
-    pub(super) fn new(leg: Leg, conn: &Arc<Conn>) -> Option<Self> {
-        let socket = SocketDigest::from_raw_fd(leg.tcp().as_raw_fd());
-        let _ = socket.peer_addr.set(Some(conn.entry.handle.peer.into()));
-        // pingora has no place of its own for what a connection's owner wants to know.
-        let head = ResponseHeader::build_no_case(200, Some(0)).ok()?;
-        let whose = ProxyDigest::new(Box::new(head), Some(Box::new(conn.clone())));
-        let (whose, socket, conn) = (Arc::new(whose), Arc::new(socket), conn.clone());
+    pub(super) fn new(leg: Leg, conn: &Arc<Conn>) -> Self {
         let wire = (!conn.two).then(|| Wire::new(conn.limits().header_size));
-        Some(Self {
-            leg,
-            out: Outgoing::default(),
-            wire,
-            bad: None,
-            served: 0,
-            came: false,
-            conn,
-            whose,
-            socket,
-        })
+        let (out, conn) = (Outgoing::default(), conn.clone());
+        Self { leg, out, wire, bad: None, served: 0, came: false, conn }
     }
 
     /// Resolves when something is there to read; false at its end.
@@ -241,15 +224,21 @@ impl GetTimingDigest for Edge {
     }
 }
 
+// Both are made when a request asks for them: between two requests there is nobody who looks.
+
 impl GetProxyDigest for Edge {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(self.whose.clone())
+        // pingora has no place of its own for what a connection's owner wants to know.
+        let head = ResponseHeader::build_no_case(200, Some(0)).ok()?;
+        Some(Arc::new(ProxyDigest::new(Box::new(head), Some(Box::new(self.conn.clone())))))
     }
 }
 
 impl GetSocketDigest for Edge {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.socket.clone())
+        let socket = SocketDigest::from_raw_fd(self.leg.tcp().as_raw_fd());
+        let _ = socket.peer_addr.set(Some(self.conn.entry.handle.peer.into()));
+        Some(Arc::new(socket))
     }
 }
 

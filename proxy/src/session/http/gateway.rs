@@ -207,7 +207,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, _session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        if let (Some(request), None) = (ctx.request.take(), error) {
+        if let (Some(request), None) = (ctx.request.take().filter(|request| !request.busy), error) {
             let world = request.conn.world();
             world.metrics.http_requests.count("answered");
             world.metrics.commands.inc();
@@ -247,7 +247,7 @@ pub(super) async fn first_wait(request: &mut Request, session: &mut Session) -> 
         Err(Stop::Busy(limit)) => {
             let metrics = &request.conn.world().metrics;
             metrics.limits_hit.count(limit);
-            metrics.http_requests.count("busy");
+            request.refuse();
             answer::take_rest(session).await;
             request.open.whole();
             answer::busy(session).await?;
@@ -318,7 +318,7 @@ pub(super) fn piece(request: &Request, body: &mut Option<Bytes>, end: bool) -> R
 pub(super) fn dress(request: &Request, session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
     front::undress(head);
     front::dress(&request.conn, request, head)?;
-    if *request.conn.closing.borrow() {
+    if request.conn.is_closing() {
         session.as_mut().set_keepalive(None);
     }
     Ok(())

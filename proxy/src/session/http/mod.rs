@@ -54,10 +54,10 @@ type Serving = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send>>;
 /// Serves one connection to its end.
 pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
     let conn = Conn::new(door, entry, &client);
-    let Some(edge) = Edge::new(client, &conn).map(Box::new) else { return };
+    let edge = Box::new(Edge::new(client, &conn));
     let proxy = conn.world().http.proxy(conn.world());
     if conn.two {
-        let closing = conn.closing.subscribe();
+        let closing = conn.goaway();
         let requests = Arc::new(two::Requests(proxy));
         watched(&conn, requests.process_new(edge, &closing)).await;
     } else {
@@ -70,7 +70,7 @@ pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
 async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Box<Edge>) {
     let mut settings = None;
     // Told to end while an answer was on its way: it was the last one.
-    while !*conn.closing.borrow() {
+    while !conn.is_closing() {
         if !edge.is_ahead() && !watched(conn, poll_fn(|cx| edge.poll_some(cx))).await.unwrap_or(false) {
             return;
         }
@@ -97,8 +97,8 @@ fn one(
         None => session.set_keepalive(Some(conn.limits().idle.as_secs().max(1))),
     }
     session.set_pipelining_enabled(true);
-    let (proxy, closing) = (proxy.clone(), conn.closing.subscribe());
-    Box::pin(async move { proxy.process_new_http(session, &closing).await })
+    let (proxy, world) = (proxy.clone(), conn.world().clone());
+    Box::pin(async move { proxy.process_new_http(session, &world.http.stays).await })
 }
 
 /// What is left when a request was served, if its connection can serve another.

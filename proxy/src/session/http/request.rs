@@ -69,6 +69,8 @@ pub(super) struct Request {
     pub(super) pause: Duration,
     /// What it is to be told in the end, if no answer comes.
     pub(super) verdict: Option<Next>,
+    /// It was told to come back, and counted for that.
+    pub(super) busy: bool,
     /// Its answer is replaced: the body of the server's is not passed on.
     pub(super) replaced: bool,
     /// It had a server before.
@@ -120,10 +122,17 @@ impl Request {
             not_before: None,
             pause: Duration::ZERO,
             verdict: None,
+            busy: false,
             replaced: false,
             moved: false,
             stream: None,
         }
+    }
+
+    /// It is told to come back.
+    pub(super) fn refuse(&mut self) {
+        self.busy = true;
+        self.conn.world().metrics.http_requests.count("busy");
     }
 
     /// It goes on its way, if the gate lets it.

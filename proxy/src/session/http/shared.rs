@@ -14,7 +14,7 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default_h2_options};
 use pingora_proxy::http_proxy;
 use thread_local::ThreadLocal;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Proxy,
@@ -51,6 +51,8 @@ const TRIES: usize = 10_000;
 pub struct Shared {
     proxies: ThreadLocal<Proxy>,
     kept: ThreadLocal<Arc<Kept>>,
+    /// What pingora looks at to know of an end: connections of one request at a time are ended by us.
+    pub(super) stays: watch::Receiver<bool>,
     requests: AtomicUsize,
     bytes: AtomicUsize,
     pub(super) authorities: Authorities,
@@ -75,6 +77,7 @@ impl Default for Shared {
         Self {
             proxies: ThreadLocal::new(),
             kept: ThreadLocal::new(),
+            stays: watch::Sender::new(false).subscribe(),
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             authorities: Authorities::default(),

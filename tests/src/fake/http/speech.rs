@@ -7,7 +7,7 @@ use std::{io, net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{Request, Response};
-use rustls::ServerConfig;
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -28,7 +28,7 @@ pub enum Speech {
     TwoAway,
     /// HTTP/1.1 after a PROXY header, whose address stands in the heads that were seen.
     Proxied,
-    /// HTTP/1.1 over TLS.
+    /// HTTP/1.1 over TLS; the heads that were seen tell of a resumed session.
     Tls(Arc<ServerConfig>),
 }
 
@@ -44,7 +44,9 @@ impl Shared {
             }
             Speech::Tls(config) => {
                 let tls = TlsAcceptor::from(config.clone()).accept(tcp).await?;
-                serve::connection(self, tls, number, "").await
+                let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                let note = if resumed { "X-Resumed: yes\r\n" } else { "" };
+                serve::connection(self, tls, number, note).await
             }
         }
     }

@@ -211,6 +211,6 @@ async fn what_was_the_end_of_several_servers_is_said_to_no_further_one() {
     let mut poll = rig.asking("POST", "/poll/poison").await;
     assert!(is_away(&mut poll, 503).await);
     let again = rig.proxy.metric("bascule_http_again_total{reason=\"poisoned\"}").await.unwrap();
-    assert_eq!((again, rig.outcome("busy").await), (2.0, 2.0));
+    assert_eq!((again, rig.outcome("busy").await, rig.outcome("answered").await), (2.0, 2.0, 0.0));
     assert_eq!((rig.web()[0].count("GET /poison"), rig.web()[0].count("POST /poll/poison")), (3, 3));
 }

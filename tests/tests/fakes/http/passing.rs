@@ -217,6 +217,18 @@ async fn at_the_end_of_the_process_answers_come_to_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_tls_with_a_server_is_resumed() {
+    let rig = Plan::replicated().web("", Spoken::Tls).start(USERS).await;
+    let mut browser = rig.browser().await;
+    assert_eq!(browser.ask("GET", "/page", b"").await.unwrap().text(), "old /page");
+    rig.web()[0].fault("/page", At::Done, 1);
+    assert_eq!(browser.ask("GET", "/page", b"").await.unwrap().text(), "old /page");
+    let seen = rig.web()[0].seen();
+    let resumed: Vec<bool> = seen.iter().map(|seen| seen.head.contains("X-Resumed: yes\r\n")).collect();
+    assert_eq!(resumed, [false, false, true], "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_may_speak_http_2_or_tls_or_want_a_proxy_header() {
     for spoken in [Spoken::Two, Spoken::Tls, Spoken::Proxied] {
         let rig = Plan::replicated().web("", spoken).start(USERS).await;

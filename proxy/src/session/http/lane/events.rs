@@ -180,7 +180,7 @@ async fn flow(
     let Some(epoch) = request.epoch() else { return Ok(Lost::Broken) };
     let Found { line, answer } = found;
     let mut backend = Some((line, answer.into_body()));
-    let left = || if *conn.closing.borrow() { Lost::Ended } else { Lost::Left };
+    let left = || if conn.is_closing() { Lost::Ended } else { Lost::Left };
     let mut whole = std::mem::take(&mut listener.first);
     while let Some((_, body)) = &mut backend {
         if whole.is_empty() {

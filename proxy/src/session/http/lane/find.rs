@@ -104,7 +104,7 @@ async fn place(request: &mut Request) -> Result<(), Stop> {
         let mut moved = std::pin::pin!(moved);
         moved.as_mut().enable();
         let now = Instant::now();
-        if now >= until || *conn.closing.borrow() {
+        if now >= until || conn.is_closing() {
             return Err(Stop::Busy("http_hold"));
         }
         request.not_before = request.not_before.filter(|at| now < *at);

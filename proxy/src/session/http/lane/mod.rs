@@ -122,10 +122,10 @@ async fn give_up(request: &mut Request, session: &mut Session, stop: Stop) -> Re
         Stop::Gone => Err(gone()),
         Stop::Busy(limit) => {
             let metrics = &request.conn.world().metrics;
-            if !*request.conn.closing.borrow() {
+            if !request.conn.is_closing() {
                 metrics.limits_hit.count(limit);
             }
-            metrics.http_requests.count("busy");
+            request.refuse();
             request.over();
             answer::take_rest(session).await;
             request.open.whole();

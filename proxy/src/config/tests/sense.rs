@@ -1,0 +1,155 @@
+//! What reads well and could never work: numbers without an end, files that are something else, keys that do nothing.
+//!
+//! Rule: the one of the tests beside it.
+
+use super::*;
+
+#[test]
+fn numbers_have_an_end() {
+    for (from, to, head) in [
+        (
+            "restore_concurrency = 16",
+            "restore_concurrency = 2305843009213693952",
+            "cutover.restore_concurrency: 2305843009213693952 is too much",
+        ),
+        (
+            "connections     = 5000",
+            "connections = 9223372036854775807",
+            "limits.connections: 9223372036854775807 is too much",
+        ),
+        ("login           = \"2m\"", "login = \"584542046090y\"", "limits.login: 584542046090y"),
+        ("spool           = \"1GiB\"", "spool = \"4TiB\"", "limits.spool: 4096GiB is too much"),
+    ] {
+        says(&refused(from, to), head, "write ");
+    }
+    says(
+        &refused("concurrency = 64", "concurrency = 0"),
+        "pool.v4.http.webmail.concurrency: zero is not allowed",
+        "leave it out for no limit",
+    );
+}
+
+#[test]
+fn certificates_are_read_with_the_file_that_names_them() {
+    let dir = folder();
+    let other = Authority::new().issue(&["mail.example.org"]);
+    fs::write(dir.path().join("other.pem"), &other.key).unwrap();
+    fs::write(dir.path().join("text.pem"), "hello\n").unwrap();
+    for (from, to, head) in [
+        (
+            "key  = \"privkey.pem\"",
+            "key = \"other.pem\"",
+            "tls.certificate.default.key: /etc/bascule/other.pem is not the key of the first certificate",
+        ),
+        (
+            "cert = \"fullchain.pem\"",
+            "cert = \"text.pem\"",
+            "tls.certificate.default.cert: /etc/bascule/text.pem contains no certificate",
+        ),
+        (
+            "key  = \"privkey.pem\"",
+            "key = \"text.pem\"",
+            "tls.certificate.default.key: /etc/bascule/text.pem contains no private key",
+        ),
+        (
+            "ca = \"fullchain.pem\"",
+            "ca = \"privkey.pem\"",
+            "pool.v4.imap.tls.ca: /etc/bascule/privkey.pem contains no certificate",
+        ),
+    ] {
+        assert_eq!(FULL.matches(from).count(), 1, "`{from}` must stand once");
+        says(&page(&dir, to, &FULL.replace(from, to)), head, "write the ");
+    }
+}
+
+#[test]
+fn keys_that_would_do_nothing_are_refused() {
+    says(
+        &refused("redirect = \"https\"", "relay = \"pipe\"\nredirect = \"https\""),
+        "listener.web.relay: it says nothing to a listener for http",
+        "leave it out",
+    );
+    says(
+        &refused("client_address = \"xclient\"", "restore = { mode = \"client\" }"),
+        "pool.v4.smtp.restore: nobody logs in to a server for smtp",
+        "leave it out",
+    );
+    says(
+        &refused("[\"10.9.0.0/16\"]", "[\"::ffff:10.0.0.0/104\"]"),
+        "listener.mx.devices: `::ffff:10.0.0.0/104` would never match",
+        "write it as IPv4",
+    );
+    says(
+        &refused("guard_passes  = 2", "guard_passes = 1000"),
+        "cutover.guard_passes: 1000 passes, one each 250ms, do not fit into arm_timeout 1m",
+        "write fewer passes",
+    );
+}
+
+#[test]
+fn a_pool_is_not_this_proxy_itself() {
+    for (server, listener) in
+        [("127.0.0.1:24", "lmtp"), ("[::1]:443", "webs"), ("127.0.0.1:993", "imaps"), ("[::1]:143", "imap")]
+    {
+        says(
+            &refused_at("\"web1.v4.internal:80\"", "\"web2.v4.internal:80\"", &format!("\"{server}\"")),
+            &format!("pool.v4.http.webmail.servers: {server} is this proxy's own listener {listener}"),
+            "write the address of the pool's server",
+        );
+    }
+}
+
+#[test]
+fn names_sizes_and_addresses_make_sense() {
+    for wrong in ["<script>", "mail example", "-mail.example.org"] {
+        let line = format!("hostname = \"{wrong}\"");
+        let page = refused("hostname  = \"mail.example.org\"", &line);
+        assert!(page.text.contains("server.hostname: "), "{}", page.text);
+    }
+    for wrong in ["10.9.0.0/+16", "10.9.0.0/", "10.9.0.0/ 16"] {
+        let page = refused("[\"10.9.0.0/16\"]", &format!("[\"{wrong}\"]"));
+        says(&page, &format!("listener.mx.devices: `{wrong}` is not a network"), "write an address");
+    }
+    says(
+        &refused("\"imap1.v4.internal:143\"", "\"imap1.v4.internal:+143\""),
+        "pool.v4.imap.servers: `imap1.v4.internal:+143` is not a host with a port",
+        "write a name",
+    );
+    says(
+        &refused_at("[\"127.0.0.1:24\"]", "\"127.0.0.1:9464\"", "\"[::ffff:127.0.0.1]:24\""),
+        "listener.lmtp.bind: 127.0.0.1:24 is taken: server.observe has [::ffff:127.0.0.1]:24",
+        "give each its own",
+    );
+    says(
+        &refused("header_size   = \"32KiB\"", "header_size = \"1B\""),
+        "limits.http.header_size: no request has a head of 1 bytes",
+        "write \"1KiB\" or more",
+    );
+}
+
+#[test]
+fn errors_speak_of_what_may_be_written() {
+    for (from, to, head, help) in [
+        ("threads   = 2", "threads = 70000", "server.threads: invalid value", "write a whole number"),
+        ("redirect = \"https\"", "redirect = 1", "listener.web.redirect: invalid type", "write it in quotes"),
+        ("prewarm = false", "prewarm = \"no\"", "cutover.prewarm: invalid type", "write true or false"),
+        (
+            "capabilities = [\"IMAP4rev1\", \"IDLE\", \"UIDPLUS\"]",
+            "capabilities = \"IMAP4rev1\"",
+            "pool.v4.capabilities: invalid type: string \"IMAP4rev1\", expected a list",
+            "write a list",
+        ),
+    ] {
+        says(&refused(from, to), head, help);
+    }
+    let twice = refused_at("drain = \"3s\"", "barrier       = \"2500ms\"", "drain = \"3s\"");
+    assert!(twice.text.contains("`drain` stands twice"), "{}", twice.text);
+    let long = refused("drain         = \"2s\"", "drain = \"60s\"");
+    assert!(long.text.contains("write smaller shares: max_hold is 1m at most"), "{}", long.text);
+
+    let dir = folder();
+    let path = dir.path().join("latin.toml");
+    fs::write(&path, b"[server]\nhostname = \"caf\xe9\"\n").unwrap();
+    let page = Config::load(&path).unwrap_err().render();
+    assert!(page.contains("latin.toml:2: a character is not UTF-8"), "{page}");
+}
