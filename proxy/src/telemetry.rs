@@ -307,6 +307,7 @@ pub struct Metrics {
     sessions: IntGaugeVec,
     check_answers: IntCounterVec,
     open_relay: IntGaugeVec,
+    dials_failed: IntCounterVec,
     /// Connections that were accepted.
     pub connections_accepted: IntCounter,
     /// By [`labels::REFUSED`].
@@ -399,6 +400,11 @@ impl Metrics {
                 "Whether servers send strangers' mail to strangers",
                 &["pool", "protocol"],
             ),
+            dials_failed: counters(
+                "bascule_dials_failed_total",
+                "Servers that a session could not reach",
+                &["pool", "protocol"],
+            ),
             connections_accepted: counter(r, "bascule_connections_accepted_total", "Connections accepted"),
             connections_refused: Family::new(
                 r,
@@ -485,6 +491,12 @@ impl Metrics {
         }
         for pool in &config.pools {
             self.active_pool.add(&pool.name);
+            let mail = [Protocol::Smtp, Protocol::Submission, Protocol::Lmtp];
+            let mail = mail.into_iter().filter(|protocol| pool.service(*protocol).is_some());
+            let web = (!pool.http.is_empty()).then_some(Protocol::Http);
+            for protocol in [Protocol::Imap].into_iter().chain(mail).chain(web) {
+                self.dials_failed.with_label_values(&[&*pool.name, protocol.name()]);
+            }
             for protocol in Protocol::RELAYS.into_iter().filter(|protocol| pool.service(*protocol).is_some())
             {
                 self.open_relay(&pool.name, protocol.name(), false);
@@ -505,6 +517,11 @@ impl Metrics {
     /// What the relay self-test saw.
     pub fn open_relay(&self, pool: &str, protocol: &str, open: bool) {
         self.open_relay.with_label_values(&[pool, protocol]).set(i64::from(open));
+    }
+
+    /// A session could not reach a server.
+    pub fn dial_failed(&self, pool: &str, protocol: &str) {
+        self.dials_failed.with_label_values(&[pool, protocol]).inc();
     }
 
     /// A check or proof answered one of [`labels::ANSWERS`].
@@ -634,6 +651,8 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("bascule_sessions{listener=\"imap\"} 0\n"));
         assert!(text.contains("bascule_active_pool{pool=\"v4\"} 0\n"));
+        assert!(text.contains("bascule_dials_failed_total{pool=\"v4\",protocol=\"imap\"} 0\n"));
+        assert!(!text.contains("protocol=\"lmtp\""), "it has none");
         metrics.active_pool.set("v4");
         assert!(metrics.render().contains("bascule_active_pool{pool=\"v4\"} 1\n"));
     }

@@ -26,6 +26,9 @@ pub fn status(status: &Status, now_ms: u64) -> String {
     if let Some(needs) = &status.limbo {
         facts.push(("needs", needs.clone()));
     }
+    if !status.not_reached.is_empty() {
+        facts.push(("NOT REACHED", status.not_reached.join("; ")));
+    }
     if !status.not_served.is_empty() {
         facts.push(("NOT SERVED", status.not_served.join("; ")));
     }
@@ -83,6 +86,13 @@ pub fn meaning(stage: Stage) -> &'static str {
 }
 
 fn next_step(status: &Status) -> String {
+    if let (Stage::Idle | Stage::Soaking, [first, ..]) = (status.state, &status.not_reached[..]) {
+        let server = first.split(": ").next().unwrap_or(first);
+        return format!(
+            "bring back {server} of pool {}: its clients wait, and are told to come back later at their ceilings",
+            status.active
+        );
+    }
     let text = match status.state {
         Stage::Idle => "nothing. `bascule cutover plan POOL` says whether a switch would be possible",
         Stage::Armed

@@ -39,6 +39,7 @@ fn idle(active: &str) -> Status {
         sessions: 212,
         held: 0,
         limbo: None,
+        not_reached: vec![],
         not_served: vec![],
     }
 }
@@ -462,6 +463,18 @@ fn help_names_every_exit_code_and_each_command_has_an_example() {
 }
 
 #[test]
+fn a_server_that_cannot_be_reached_comes_next() {
+    let down = vec!["imap [::1]:143: refused (for 4 s)".to_owned(), "lmtp a:24: refused (for 2 s)".into()];
+    for state in [Stage::Idle, Stage::Soaking] {
+        let text = show::status(&Status { state, not_reached: down.clone(), ..idle("v4") }, 0);
+        assert!(text.contains("NOT REACHED") && text.contains("lmtp a:24: refused"), "{text}");
+        assert!(text.contains("bring back imap [::1]:143 of pool v4:"), "{text}");
+    }
+    let text = show::status(&Status { not_reached: down, ..holding() }, 0);
+    assert!(text.contains("bascule cutover abort"), "first the cutover: {text}");
+}
+
+#[test]
 fn status_says_what_is_active_since_when_and_what_to_do() {
     let now = 1_700_000_000_000 + 2 * 86_400_000 + 3 * 3_600_000 + 5;
     let text = show::status(&idle("v4"), now);
@@ -469,6 +482,7 @@ fn status_says_what_is_active_since_when_and_what_to_do() {
     assert!(text.contains("idle: no cutover runs") && text.contains("bascule cutover plan"), "{text}");
 
     let text = show::status(&holding(), 1_700_000_003_000);
+    assert!(text.contains("waits for     answers to what was sent (for 1.80 s); 2 writes: alice"), "{text}");
     for part in ["7: v4 → v5, begun 3s ago", "alice, bob", "4.20 s", "nothing is lost", "shut", "held: 14"]
     {
         assert!(text.contains(part), "{part} is missing in:\n{text}");

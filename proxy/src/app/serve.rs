@@ -84,6 +84,7 @@ fn world(config: Arc<Config>, recovered: &Recovered) -> anyhow::Result<World> {
         connectors: Connectors::new(&config.pools)?,
         http: http::Shared::open(&config)?,
         holds: Default::default(),
+        unreachable: Default::default(),
         spool: Spool::new(&config.server.state_dir, config.limits.spool, config.limits.spool_memory)
             .context("the spool cannot be made")?,
         metrics,

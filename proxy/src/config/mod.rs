@@ -178,7 +178,7 @@ impl Network {
 }
 
 /// The protocols of a listener. Others are refused by name until their issue lands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// IMAP4rev1
     Imap,

@@ -189,6 +189,7 @@ fn status(world: &World, facts: &Facts) -> Status {
         sessions: world.registry.len() as u64,
         held: u64::try_from(world.metrics.held_commands.get()).unwrap_or_default(),
         limbo: limbo(&facts.state),
+        not_reached: world.not_reached(),
         not_served: world.barred(),
     }
 }

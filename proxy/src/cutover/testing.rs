@@ -399,6 +399,7 @@ fn world(config: Config, recovered: &Recovered) -> Arc<World> {
         connectors: crate::net::tls::Connectors::default(),
         http: Default::default(),
         holds: crate::session::holds::Holds::default(),
+        unreachable: Default::default(),
         spool: Spool::new(&config.server.state_dir, 1 << 20, 0).unwrap(),
         metrics: Arc::new(crate::telemetry::Metrics::new()),
         config: Arc::new(config),

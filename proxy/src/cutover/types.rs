@@ -31,6 +31,9 @@ pub struct Status {
     pub held: u64,
     /// What cannot be done or undone, and what it needs; `None` outside Limbo.
     pub limbo: Option<String>,
+    /// Servers of the active pool that sessions could not reach when they last tried, and why.
+    #[serde(default)]
+    pub not_reached: Vec<String>,
     /// Listeners whose clients are turned away, and why.
     #[serde(default)]
     pub not_served: Vec<String>,

@@ -10,6 +10,7 @@ pub mod rates;
 pub mod registry;
 pub mod relays;
 pub mod smtp;
+pub mod unreachable;
 
 use std::sync::Arc;
 
@@ -61,6 +62,8 @@ pub struct World {
     pub http: http::Shared,
     /// How long commands were held.
     pub holds: Holds,
+    /// Servers that sessions could not reach.
+    pub unreachable: unreachable::Unreachable,
     /// Where large uploads are kept.
     pub spool: Arc<Spool>,
     /// Counters.

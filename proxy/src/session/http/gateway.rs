@@ -335,6 +335,7 @@ pub(super) fn answered(
     let Some((pool, epoch)) = request.flight.as_ref().map(|flight| (flight.pool, flight.epoch)) else {
         return Ok(());
     };
+    loss::tried(request, None);
     let conn = request.conn.clone();
     let shared = &conn.world().http;
     let status = head.status.as_u16();

@@ -14,11 +14,16 @@ use super::{
     edge::Edge,
     request::{Ctx, Request, received},
 };
+use crate::config::Protocol;
 
 /// No connection: not a byte was sent. Tried again until the request's time is up.
 pub(super) fn no_connection(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
     let Some(request) = &mut ctx.request else { return error };
     tracing::debug!(service = request.service, %error, "no connection");
+    match &error.context {
+        Some(why) => tried(request, Some(&why.as_str())),
+        None => tried(request, Some(&error)),
+    }
     let others = unreachable(request);
     request.over();
     if !others {
@@ -27,6 +32,15 @@ pub(super) fn no_connection(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> 
     request.conn.world().metrics.http_again.count("dial");
     error.set_retry(true);
     error
+}
+
+/// What came of trying the server that was chosen.
+pub(super) fn tried(request: &Request, failed: Option<&dyn std::fmt::Display>) {
+    let (Some(flight), Some(chosen)) = (&request.flight, &request.chosen) else { return };
+    // A gate that shuts says nothing about a server.
+    if failed.is_none() || flight.admitted() {
+        request.conn.world().tried(flight.pool, Protocol::Http, &chosen.server, failed);
+    }
 }
 
 /// A server could not be reached. True: there are others, that were not asked yet.

@@ -121,7 +121,7 @@ async fn ask(
     let (pool, epoch) = (topology.active, topology.epoch);
     let open = async {
         let mut leg =
-            super::open::open(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
+            super::open::reach(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
         let service = &topology.active().imap;
         let plan = Plan {
             id: id_arguments(service, handle, local, client_id),

@@ -67,6 +67,15 @@ pub async fn open(world: &World, pool: PoolId) -> Result<Leg, OpenError> {
     }
 }
 
+/// The same for a session: whether it came to be is told to whoever runs the servers.
+pub async fn reach(world: &World, pool: PoolId) -> Result<Leg, OpenError> {
+    let opened = open(world, pool).await;
+    let topology = world.topology.load();
+    let failed = opened.as_ref().err().map(|error| error as &dyn std::fmt::Display);
+    world.tried(pool, Protocol::Imap, &topology.pool(pool).imap.server, failed);
+    opened
+}
+
 async fn greeted(pool: &Pool, connector: Option<&Connector>) -> Result<Leg, OpenError> {
     let server = &pool.imap.server;
     let tcp = TcpStream::connect(server)

@@ -174,6 +174,7 @@ impl Session {
                 Ok(())
             }
             Ok(Opened { leg, keywords }) => {
+                self.tried(pool, None);
                 self.backend = Some(Backend {
                     leg,
                     out: Outgoing::default(),
@@ -196,11 +197,25 @@ impl Session {
             Err(OpenError::Refused(reply)) if admitted => self.login_refused(&reply.bytes),
             Err(error) => {
                 tracing::debug!(session = self.entry.handle.id.0, %error, "no backend");
+                if admitted {
+                    self.tried(pool, Some(&error));
+                }
                 self.back_off(PAUSE);
                 self.mark_held();
                 Ok(())
             }
         }
+    }
+
+    /// What came of trying a server of a pool. One that said no was reached.
+    pub(super) fn tried(&self, pool: PoolId, failed: Option<&OpenError>) {
+        let protocol = self.door.listener.protocol;
+        let topology = self.world().topology.load();
+        let Some(service) = topology.pool(pool).service(protocol) else { return };
+        let failed =
+            failed.filter(|error| matches!(error, OpenError::Dial { .. } | OpenError::Unavailable(_)));
+        let failed = failed.map(|error| error as &dyn std::fmt::Display);
+        self.world().tried(pool, protocol, &service.server, failed);
     }
 
     // ---- its replies ----------------------------------------------------------------------------------

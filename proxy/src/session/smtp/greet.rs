@@ -135,7 +135,10 @@ impl Session {
         match result {
             Ok(greeted) => self.greeted = Some((pool, epoch, greeted)),
             Err(OpenError::Refused(reply)) => return self.turn_out("backend_greeting", &reply.bytes),
-            Err(error) => tracing::debug!(session = self.entry.handle.id.0, %error, "no greeting"),
+            Err(error) => {
+                tracing::debug!(session = self.entry.handle.id.0, %error, "no greeting");
+                self.tried(pool, Some(&error));
+            }
         }
         self.welcome()
     }

@@ -6,6 +6,7 @@
 mod cutover;
 mod dialogue;
 mod different;
+mod down;
 mod ends;
 mod gate;
 mod killed;

@@ -3,6 +3,7 @@
 //! Rule: as often as needed until time is up, which begins anew only when the pool was left for another.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -133,9 +134,13 @@ async fn ask(request: &mut Request, question: &Question) -> Result<Found, Why> {
     let (from, version) = (request.from(service), question.version(service.version));
     let server = &request.chosen.insert(chosen).server;
     let opening = Line::open(To { service, server, from, version }, &shared.authorities);
-    let opened = timeout(service.dial_timeout, opening).await.map_err(|_| Why::Dial)?;
+    let limit = service.dial_timeout;
+    let opened = timeout(limit, opening).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")))
+    });
     let mut line = opened.map_err(|error| {
         tracing::debug!(service = request.service, %error, "no connection");
+        loss::tried(request, Some(&error));
         Why::Dial
     })?;
     let said = question.said(request, service).map_err(|_| Why::Lost)?;

@@ -11,7 +11,7 @@ use bascule_protocols::imap::{
 };
 
 use super::{
-    super::{open::open, relay::Session},
+    super::{open::reach, relay::Session},
     ErrandResult, Looking, Spare,
 };
 use crate::{
@@ -40,7 +40,7 @@ impl Session {
             self.orders.dialled = true;
             self.orders.dialling = true;
             return self
-                .start(Box::pin(async move { ErrandResult::Dialled(pool, open(&world, pool).await.ok()) }));
+                .start(Box::pin(async move { ErrandResult::Dialled(pool, reach(&world, pool).await.ok()) }));
         }
         self.accept();
     }

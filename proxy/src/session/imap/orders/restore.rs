@@ -16,7 +16,7 @@ use super::{
     super::{
         converse::{converse, cut, leave, words},
         login::id_arguments,
-        open::open,
+        open::reach,
         relay::{End, Session},
     },
     ErrandResult, Looking, Spare, two_stores,
@@ -237,7 +237,7 @@ impl Restoring {
     }
 
     async fn afresh(&self, limit: Duration) -> Result<(Leg, Outcome), Failure> {
-        let mut leg = open(&self.world, self.pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
+        let mut leg = reach(&self.world, self.pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
         let outcome = converse(&mut leg, self.fresh.clone(), limit).await?;
         Ok((leg, outcome))
     }
