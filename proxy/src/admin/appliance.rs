@@ -28,6 +28,8 @@ pub trait Appliance: Send + Sync + 'static {
     fn plan(&self, to: &str) -> impl Future<Output = Result<Plan, Refusal>> + Send;
     /// Begins a cutover; its number.
     fn start(self: &Arc<Self>, to: &str) -> impl Future<Output = Result<u64, Refusal>> + Send;
+    /// From here on no cutover begins.
+    fn close(&self);
     /// Sends the running cutover back.
     fn abort(&self, reason: &str) -> Result<(), Refusal>;
     /// Declares by hand which pool is active.
@@ -66,6 +68,10 @@ impl Appliance for Process {
 
     async fn start(self: &Arc<Self>, to: &str) -> Result<u64, Refusal> {
         self.control.start(to).await
+    }
+
+    fn close(&self) {
+        self.control.close();
     }
 
     fn abort(&self, reason: &str) -> Result<(), Refusal> {

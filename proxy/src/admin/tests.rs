@@ -147,6 +147,10 @@ impl Appliance for Fake {
         Ok(7)
     }
 
+    fn close(&self) {
+        self.called("close".into());
+    }
+
     fn abort(&self, reason: &str) -> Result<(), Refusal> {
         self.called(format!("abort {reason}"));
         Err(Refusal::new("the decision stands", "a cutover in the other direction"))

@@ -11,7 +11,7 @@ mod process;
 mod relays;
 mod reload;
 mod serve;
-mod stop;
+pub(crate) mod stop;
 
 use std::{env, path::Path};
 

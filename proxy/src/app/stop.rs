@@ -55,7 +55,8 @@ impl Signals {
 }
 
 /// Ends what runs: a cutover first, then the sessions, each within `within`.
-pub(super) async fn wind_down<A: Appliance>(appliance: &A, registry: &Registry, within: Duration) {
+pub(crate) async fn wind_down<A: Appliance>(appliance: &A, registry: &Registry, within: Duration) {
+    appliance.close();
     settle(appliance, within).await;
     let sessions = registry.len();
     tracing::info!(sessions, "saying farewell");

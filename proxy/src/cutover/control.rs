@@ -45,6 +45,8 @@ pub struct Control {
     board: Arc<Board>,
     /// Whoever starts a cutover, so that there is one.
     turn: tokio::sync::Mutex<()>,
+    /// The process is to end.
+    closed: Mutex<bool>,
     last_id: AtomicU64,
     recovered: Mutex<Option<Recovered>>,
     running: Mutex<Option<Arc<Run>>>,
@@ -91,6 +93,7 @@ impl Control {
             board: Arc::new(Board::new(world.clone(), recovered.active_since_ms)),
             world,
             turn: tokio::sync::Mutex::default(),
+            closed: Mutex::default(),
             last_id: AtomicU64::new(recovered.last_id),
             recovered: Mutex::new(Some(recovered)),
             running: Mutex::default(),
@@ -164,10 +167,20 @@ impl Control {
         }
         self.end_soak().await?;
         let mut course = self.course(plan::pools(&self.world.topology.load(), to)?);
+        // Held until the cutover has begun: whoever closes sees it, or it does not begin.
+        let closed = lock(&self.closed);
+        if *closed {
+            return Err(Refusal::new("bascule is stopping", ""));
+        }
         course.id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let (id, terms) = (course.id, course.terms);
         self.run(course, State::Idle.step(Event::Start(terms)));
         Ok(id)
+    }
+
+    /// From here on no cutover begins, also none that is being planned.
+    pub fn close(&self) {
+        *lock(&self.closed) = true;
     }
 
     /// Goes back to the old pool, if the decision has not been taken.

@@ -13,6 +13,8 @@ use super::{
     types::{Outcome, Stage, Status},
 };
 use crate::{
+    admin::appliance::Process,
+    app::stop::wind_down,
     config::{Config, Storage, Unmovable},
     gate::{Phase, Standing},
     session::registry::Order,
@@ -537,4 +539,22 @@ async fn a_second_start_and_words_without_a_cutover_are_refused() {
 fn went_home_alone(rig: &Rig) {
     assert_eq!(rig.control.report().unwrap().outcome, Outcome::Aborted);
     serves(rig, V4, "alone");
+}
+
+/// A start that was taken a moment before is still being planned when the process is told to end.
+#[tokio::test]
+async fn no_cutover_begins_after_the_process_was_told_to_end() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&["alice"]);
+    // The standby has not got the probe's marker yet: the plan asks again.
+    rig.script.twist("identity v5", 0, Twist::HappensUnknown, 2);
+    let control = rig.control.clone();
+    let started = tokio::spawn(async move { control.start("v5").await });
+    rig.script.until_asked("identity v5", 1).await;
+    let process = Process { world: rig.world.clone(), control: rig.control.clone() };
+    wind_down(&process, &rig.world.registry, Duration::from_secs(3)).await;
+    let refused = started.await.unwrap().unwrap_err();
+    assert!(refused.why[0].contains("stopping"), "{refused}");
+    assert_eq!(rig.control.status().state, Stage::Idle);
+    assert!(!rig.script.log().contains(&"canaries v4".to_owned()), "{:?}", rig.script.log());
 }
