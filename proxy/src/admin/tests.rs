@@ -220,7 +220,7 @@ async fn rig(fake: Fake) -> Rig {
 const JSON: Output = Output { json: true };
 
 async fn run(client: &Client, command: Cutover) -> Exit {
-    command::cutover(command, client, JSON, |_, _| Err(Refusal::new("not offline", ""))).await
+    command::cutover(command, client, JSON, |_, _, _| Err(Refusal::new("not offline", ""))).await
 }
 
 fn start_v5() -> Cutover {

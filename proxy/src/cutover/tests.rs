@@ -690,8 +690,9 @@ fn a_disk_that_hangs_hides_no_limbo_and_keeps_no_answer_back() {
             Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Die(sprung, end), false)).await;
         rig.sessions(&USERS);
         rig.control.start("v5").await.unwrap();
+        // The clock stands still while a thread blocks.
         while trapped.try_recv().is_err() {
-            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_micros(10)).await;
         }
         tokio::time::advance(rig.world.config.cutover.max_hold).await;
         rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap();
