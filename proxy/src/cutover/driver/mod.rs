@@ -12,8 +12,8 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::AbortHandle,
-    time::{Instant, sleep, sleep_until},
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 mod asking;
@@ -50,8 +50,17 @@ pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
 #[derive(Debug)]
 pub(super) struct Word {
     pub(super) event: Event,
+    /// Who waits for what comes of it.
+    pub(super) asked: Option<Asked>,
+}
+
+/// An operator who said a word.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// His reason.
+    pub(super) said: String,
     /// Told whether it had an effect; otherwise why not.
-    pub(super) answer: Option<oneshot::Sender<Result<(), &'static str>>>,
+    pub(super) answer: oneshot::Sender<Result<(), &'static str>>,
 }
 
 /// One cutover as it runs.
@@ -63,13 +72,18 @@ pub(super) struct Run {
     pub(super) board: Arc<Board>,
     pub(super) course: Course,
     pub(super) words: mpsc::UnboundedSender<Word>,
-    /// The operator's last word on which pool serves, for the journal.
+    /// The operator's reason for the last word on which pool serves that was taken, for the journal.
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
+    /// The last report on its way to the disk.
+    keeping: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long the end of a cutover waits for its report to be on the disk.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// The hold's deadlines; dropped when the gate opens.
 #[derive(Debug)]
@@ -109,8 +123,9 @@ impl Run {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
         let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock) = (Mutex::new(Book::new(&world)), Mutex::new(None));
-        (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
+        let (book, clock, keeping) = (Mutex::new(Book::new(&world)), Mutex::new(None), Mutex::default());
+        let run = Self { world, outside, log, board, course, words, said, doubtful, book, clock, keeping };
+        (Arc::new(run), received)
     }
 
     /// Carries out effects of a state in order, up to the first that fails.
@@ -187,11 +202,15 @@ impl Run {
 
     async fn journal(&self, mark: Mark) -> Carried {
         let record = self.course.record(mark, &lock(&self.said), |pool| self.name(pool));
-        self.with_log(move |log| match mark {
+        let written = self.with_log(move |log| match mark {
             Mark::Adopted(_) => log.settle(&record),
-            Mark::Entered(_) | Mark::Decided | Mark::Undone | Mark::Done => log.append(&record),
-        })
-        .await
+            Mark::Entered(_) | Mark::Decided => log.append(&record),
+            // After a failed write too: without it a start days later would undo what was undone long ago.
+            Mark::Undone | Mark::Done => log.append(&record).or_else(|_| log.settle(&record)),
+        });
+        let written = written.await;
+        self.board.journal(written.as_ref().err().cloned());
+        written
     }
 
     /// The disk may block; the control plane may not.
@@ -244,7 +263,7 @@ impl Run {
         let (world, board, words) = (self.world.clone(), self.board.clone(), self.words.clone());
         let overdue = Instant::now() + self.cutover().max_hold;
         let task = tokio::spawn(async move {
-            let tell = |event| drop(words.send(Word { event, answer: None }));
+            let tell = |event| drop(words.send(Word { event, asked: None }));
             sleep(share).await;
             while let Some(left) = world.gate.left(now()) {
                 if world.gate.expire(now()) {
@@ -291,14 +310,32 @@ impl Run {
         Ok(())
     }
 
-    /// The account of how it ended, or stands.
+    /// The account of how it ended, or stands. A disk that hangs keeps nobody from it: the file follows.
     pub(super) fn report(&self, outcome: Outcome, reason: String) -> Report {
         let between = [self.course.from, self.course.to];
         let report = lock(&self.book).report(&self.world, self.course.id, between, outcome, reason);
-        let kept = book::keep(&self.world.config.server.state_dir, &report);
-        if let Err(error) = kept {
-            tracing::warn!(%error, "the report was not kept");
-        }
+        let (dir, kept) = (self.world.config.server.state_dir.clone(), report.clone());
+        let mut keeping = lock(&self.keeping);
+        let before = keeping.take();
+        *keeping = Some(tokio::spawn(async move {
+            // They have one name, and the last one stays.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            match tokio::task::spawn_blocking(move || book::keep(&dir, &kept)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the report was not kept"),
+                Err(error) => tracing::warn!(%error, "the report was not kept"),
+            }
+        }));
         report
+    }
+
+    /// Returns when the reports are kept, or that takes too long.
+    pub(super) async fn kept(&self) {
+        let keeping = lock(&self.keeping).take();
+        if let Some(keeping) = keeping {
+            let _ = timeout(KEPT, keeping).await;
+        }
     }
 }
