@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use bascule_protocols::imap::farewell::{self, Farewell, unavailable};
-use tokio::io::AsyncWriteExt;
 
 use super::{
     converse, greet,
@@ -14,6 +13,9 @@ use super::{
     relay::{End, Session},
 };
 use crate::gate::Standing;
+
+/// How long a client may take to read what it was sent before.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Since when the client waits for what is held.
@@ -101,25 +103,33 @@ impl Session {
             waiting += i64::from(held.since.is_some());
         }
         gauge.sub(waiting);
-        match end {
+        let words = match end {
             End::Pipe => return self.into_pipe().await,
-            End::Client => {
-                let _ = tokio::time::timeout(Duration::from_secs(5), async {
-                    std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
-                    self.client.shutdown().await
-                })
-                .await;
-            }
+            End::Client => Vec::new(),
             End::Farewell(reason) => {
                 self.world().metrics.farewells.count(reason);
                 tracing::info!(session = self.entry.handle.id.0, reason, "farewell");
-                self.farewell(waiting > 0).await;
+                self.last_words(waiting > 0)
             }
-        }
-        self.leave_all().await;
+        };
+        let left = self.leave_all();
+        let Self { mut client, mut to_client, entry, .. } = self;
+        let said = async {
+            let pending = std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client));
+            let _ = tokio::time::timeout(LAST_WORDS, pending).await;
+            greet::close(&mut client, &words).await;
+        };
+        // A pool is left whether or not the client takes what it is told.
+        let left = async {
+            left.await;
+            entry.handle.word.set(Standing::default());
+            entry.handle.word_changed();
+        };
+        tokio::join!(said, left);
     }
 
-    pub(super) async fn farewell(&mut self, held: bool) {
+    /// What a client is told that cannot be served on.
+    fn last_words(&self, held: bool) -> Vec<u8> {
         let reads = self.relay.in_flight().1;
         let standing = match () {
             () if self.relay.mid_response() => farewell::Standing::Cut,
@@ -127,30 +137,29 @@ impl Session {
             () if self.relay.mid_command() || reads > 0 || held => farewell::Standing::Reading,
             () => farewell::Standing::Quiet,
         };
-        let words = match farewell::farewell(standing, &self.relay.ambiguous()) {
+        match farewell::farewell(standing, &self.relay.ambiguous()) {
             Farewell::Say(bytes) => bytes,
             Farewell::Close => Vec::new(),
-        };
-        let pending = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
-        let _ = tokio::time::timeout(Duration::from_secs(5), pending).await;
-        greet::close(&mut self.client, &words).await;
+        }
     }
 
-    /// Backend connections end in good order, and the word shows them until they have.
-    pub(super) async fn leave_all(&mut self) {
-        if let Some(backend) = self.backend.take() {
-            let clean = self.relay.safepoint() && backend.out.is_empty();
-            if clean {
-                converse::leave(backend.leg, self.relay.own_outstanding()).await;
-            } else {
-                converse::cut(backend.leg).await;
+    /// Backend connections end in good order.
+    fn leave_all(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let (backend, spare) = (self.backend.take(), self.spare.take());
+        let clean = self.relay.safepoint() && backend.as_ref().is_some_and(|backend| backend.out.is_empty());
+        let idling = self.relay.own_outstanding();
+        async move {
+            if let Some(backend) = backend {
+                if clean {
+                    converse::leave(backend.leg, idling).await
+                } else {
+                    converse::cut(backend.leg).await
+                };
+            }
+            if let Some(spare) = spare {
+                spare.leave().await;
             }
         }
-        if let Some(spare) = self.spare.take() {
-            spare.leave().await;
-        }
-        self.entry.handle.word.set(Standing::default());
-        self.entry.handle.word_changed();
     }
 
     pub(super) async fn into_pipe(self) {
@@ -161,5 +170,92 @@ impl Session {
         to_client.keep(self.relay.unsent());
         let pipe = Pipe { client: self.client, to_client, backend: backend.leg, to_backend };
         pipe.run(&self.door.world, &self.entry.handle, backend.epoch).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bascule_protocols::imap::{
+        capability::{Capabilities, Stage, pin},
+        login::{Credentials, PreAuth, Verdict},
+    };
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        config::{Config, Listener, Protocol, Storage},
+        cutover::testing::{Rig, V4, config},
+        net::stream::Leg,
+        session::{World, door::Door, imap::login::LoggedIn, rates::Rates, registry::Order},
+        topology::Epoch,
+    };
+
+    /// More than the buffers of a connection on this machine take.
+    const MUCH: usize = 64 << 20;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    fn listener() -> Listener {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[server]\nhostname = \"m\"\nstate_dir = {:?}\n[listener.imap]\nprotocol = \"imap\"\n\
+             bind = [\"127.0.0.1:1143\"]\ntls = \"none\"\n[pool.v4]\ncontract = {{ storage = \"shared\" }}\n\
+             capabilities = [\"IMAP4rev1\"]\n[pool.v4.imap]\nservers = [\"127.0.0.1:143\"]\ntls = {{ mode = \"none\" }}\n",
+            dir.path()
+        );
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap().listeners.remove("imap").unwrap()
+    }
+
+    fn credentials(capabilities: &Capabilities) -> Credentials {
+        let verdict = PreAuth::new(Stage::Tls).step(b"a LOGIN alice pass\r\n", &pin(&[capabilities]));
+        let (_, Verdict::Login(_, credentials)) = verdict else { panic!("{verdict:?}") };
+        credentials
+    }
+
+    /// A session of alice on v4 between these two connections.
+    fn session(world: &Arc<World>, client: TcpStream, server: TcpStream) -> Box<Session> {
+        let listener = listener();
+        let rates = Rates::new(&listener.smtp.rates);
+        let door = Arc::new(Door { name: "imap".into(), listener, world: world.clone(), rates, tls: None });
+        let entry = world.registry.enter("127.0.0.1:1".parse().unwrap(), "imap".into(), Protocol::Imap);
+        entry.handle.describe(|info| info.identity = "alice".into());
+        let capabilities = Capabilities::parse(b"IMAP4rev1 IDLE");
+        let credentials = credentials(&capabilities);
+        let backend = LoggedIn { leg: Leg::plain(server), pool: V4, epoch: Epoch(0), capabilities };
+        Box::new(Session::new(door, Leg::plain(client), entry, backend, credentials, None))
+    }
+
+    /// A telephone without network in the middle of a download.
+    #[tokio::test]
+    async fn who_does_not_read_its_farewell_leaves_the_pool_all_the_same() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let mut session = session(&world, ours, theirs);
+        session.to_client.keep(&vec![b'x'; MUCH]);
+        let handle = session.entry.handle.clone();
+        let mut watch = world.registry.watch();
+        tokio::spawn(session.run());
+        tokio::spawn(async move {
+            let mut said = [0; 64];
+            // Told LOGOUT, it ends.
+            assert!(server.read(&mut said).await.unwrap() > 0);
+        });
+        handle.give(Order::End);
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
+        assert!(world.registry.get(handle.id).is_some(), "the pool was left after the last words");
     }
 }

@@ -143,16 +143,20 @@ impl Session {
                 self.say(words.as_bytes());
             }
         }
-        let _ = timeout(LAST_WORDS, async {
-            std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
-            self.client.shutdown().await
-        })
-        .await;
-        if let Some(backend) = self.backend.take() {
-            let whole = self.relay.answered() && !self.relay.in_transaction() && backend.out.is_empty();
-            leave(backend.leg, whole).await;
-        }
-        self.entry.handle.word.set(Default::default());
-        self.entry.handle.word_changed();
+        let whole = self.relay.answered() && !self.relay.in_transaction();
+        let Self { mut client, mut to_client, entry, backend, .. } = self;
+        let said = timeout(LAST_WORDS, async {
+            std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client)).await?;
+            client.shutdown().await
+        });
+        // A pool is left whether or not the client takes what it is told.
+        let left = async {
+            if let Some(backend) = backend {
+                leave(backend.leg, whole && backend.out.is_empty()).await;
+            }
+            entry.handle.word.set(Default::default());
+            entry.handle.word_changed();
+        };
+        let _ = tokio::join!(said, left);
     }
 }
