@@ -59,6 +59,8 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn act(&self, act: Act, pool: PoolId) -> Asked<'_>;
     /// Opens sessions on a pool that are to fail once it is fenced.
     fn open_canaries(&self, pool: PoolId) -> Asked<'_>;
+    /// Opens anew those that have ended since: before the fence that proves nothing.
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_>;
     /// Gives them up.
     fn close_canaries(&self) -> Asked<'_, ()>;
     /// Whether a pool is unable to write, by the canaries.
@@ -93,6 +95,11 @@ impl Live {
         Self { world, canaries: Mutex::default() }
     }
 
+    fn no_canary(&self, pool: PoolId) -> Answer {
+        let name = self.world.topology.load().pool(pool).name.clone();
+        Answer::Unknown(format!("no canary was opened on pool {name}"))
+    }
+
     async fn run(&self, act: Act, pool: PoolId) -> Answer {
         let pool = self.world.topology.load().pool(pool).clone();
         let Some(hook) = act.hook(&pool) else {
@@ -124,6 +131,17 @@ impl Outside for Live {
         })
     }
 
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(async move {
+            match &mut *self.canaries.lock().await {
+                Some(canaries) => {
+                    canaries.stand(&self.world).await.map_or_else(Answer::Fail, |()| Answer::Pass)
+                }
+                None => self.no_canary(pool),
+            }
+        })
+    }
+
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async move {
             if let Some(canaries) = self.canaries.lock().await.take() {
@@ -136,10 +154,7 @@ impl Outside for Live {
         Box::pin(async move {
             match &mut *self.canaries.lock().await {
                 Some(canaries) => canaries.prove_fenced(&self.world).await,
-                None => Answer::Unknown(format!(
-                    "no canary was opened on pool {}",
-                    self.world.topology.load().pool(pool).name
-                )),
+                None => self.no_canary(pool),
             }
         })
     }

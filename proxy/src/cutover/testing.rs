@@ -300,6 +300,10 @@ impl Outside for Script {
         Box::pin(self.seen(format!("canaries {}", named(pool)), move |truth| truth.writes(pool)))
     }
 
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.seen(format!("keep canaries {}", named(pool)), move |truth| truth.writes(pool)))
+    }
+
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async { drop(self.seen("close canaries".into(), |_| true).await) })
     }

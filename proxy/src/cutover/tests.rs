@@ -21,9 +21,10 @@ use crate::{
 
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
 /// the guard as well, and the fence is proved twice.
-const ASKED: [(&str, usize); 9] = [
-    ("canaries v4", 0),
+const ASKED: [(&str, usize); 10] = [
     ("Guard lag", 1),
+    ("canaries v4", 0),
+    ("keep canaries v4", 0),
     ("engage v4", 0),
     ("fenced v4", 0),
     ("Barrier lag", 0),
@@ -76,9 +77,10 @@ async fn a_cutover_moves_every_session() {
             "relays v5",
             "Guard lag",
             "web v5",
+            "Guard lag",
+            "Guard lag",
             "canaries v4",
-            "Guard lag",
-            "Guard lag",
+            "keep canaries v4",
             "engage v4",
             "fenced v4",
             "Barrier lag",

@@ -45,7 +45,6 @@ impl Run {
         self.with_log(|log| log.prepare()).await?;
         self.world.topology.set_target(Some(self.course.to));
         self.world.gate.arm(true);
-        seen(self.outside.open_canaries(self.course.from).await)?;
         let until = Instant::now() + self.cutover().arm_timeout;
         self.world.registry.birth(Order::Prepare);
         let warm = Notify::new();
@@ -59,7 +58,9 @@ impl Run {
             never = sessions => match never {},
         }
         self.board.waits("prewarm", vec![]);
-        self.within_unmovable()
+        self.within_unmovable()?;
+        // Last of all: a session that waits for long is ended by balancers and by servers that are restarted.
+        seen(self.outside.open_canaries(self.course.from).await)
     }
 
     /// Asks the guards until all have passed so often in a row.

@@ -136,7 +136,11 @@ impl Run {
             Effect::Arm => self.arm().await,
             Effect::Shut => self.shut(),
             Effect::Drain => self.drain().await,
-            Effect::Leave(Side::Old) => self.leave_old().await,
+            Effect::Leave(Side::Old) => {
+                self.leave_old().await?;
+                // The last thing before the fence.
+                self.external(self.outside.keep_canaries(old)).await
+            }
             Effect::Leave(Side::New) => self.leave_new().await,
             Effect::Engage(side) => self.act(Act::Engage, side).await,
             Effect::Release(side) => self.act(Act::Release, side).await,
