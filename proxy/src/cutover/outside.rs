@@ -67,6 +67,8 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn fenced(&self, pool: PoolId) -> Asked<'_>;
     /// Whether a pool is unable to write, by fresh logins alone.
     fn refuses(&self, pool: PoolId) -> Asked<'_>;
+    /// Whether proofs of a pool's fence ask all of its servers.
+    fn asks_all(&self, pool: PoolId) -> Asked<'_>;
     /// Whether a pool writes, or begins to within this time.
     fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_>;
     /// Whether a promoted pool has what clients are shown, and no more than it should: it relays for no stranger.
@@ -161,6 +163,10 @@ impl Outside for Live {
 
     fn refuses(&self, pool: PoolId) -> Asked<'_> {
         Box::pin(proof::refuses(&self.world, pool))
+    }
+
+    fn asks_all(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(proof::asks_all(&self.world, pool))
     }
 
     fn writes(&self, pool: PoolId, within: Duration) -> Asked<'_> {

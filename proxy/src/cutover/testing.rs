@@ -316,6 +316,10 @@ impl Outside for Script {
         Box::pin(self.seen(format!("refuses {}", named(pool)), move |truth| !truth.writes(pool)))
     }
 
+    fn asks_all(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.seen(format!("addresses {}", named(pool)), |_| true))
+    }
+
     fn writes(&self, pool: PoolId, _: Duration) -> Asked<'_> {
         Box::pin(self.seen(format!("writes {}", named(pool)), move |truth| truth.writes(pool)))
     }

@@ -73,6 +73,8 @@ async fn a_cutover_moves_every_session() {
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
+            "addresses v4",
+            "addresses v5",
             "relays v4",
             "relays v5",
             "Guard lag",
@@ -495,18 +497,28 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
     rig.script.twist("relays v5", 0, Twist::Fails, usize::MAX);
     rig.script.twist("web v5", 0, Twist::Fails, usize::MAX);
+    rig.script.twist("addresses v5", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
     let blocking: Vec<&str> =
         plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
     assert_eq!(
         blocking,
-        ["fence", "barriers", "identity on v5", "relay test of smtp on v5", "guard lag", "http", "sessions"]
+        [
+            "fence",
+            "barriers",
+            "addresses of v5",
+            "identity on v5",
+            "relay test of smtp on v5",
+            "guard lag",
+            "http",
+            "sessions"
+        ]
     );
     let refused = rig.control.start("v5").await.unwrap_err();
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
     assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
     assert_eq!(rig.control.status().state, Stage::Idle);
-    let looks = ["identity", "Guard", "relays", "web"];
+    let looks = ["addresses", "identity", "Guard", "relays", "web"];
     assert!(rig.script.log().iter().all(|asked| looks.iter().any(|look| asked.contains(look))));
 }
 
