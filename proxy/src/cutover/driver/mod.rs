@@ -19,6 +19,8 @@ use tokio::{
 mod asking;
 mod prewarm;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub(super) use asking::asked;
 
@@ -45,6 +47,9 @@ use crate::{
 /// The journal, for threads that may block.
 pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
 
+/// How old the proof of the fence may be when the decision is taken (design §5.2).
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Something that happened while effects are carried out.
 #[derive(Debug)]
 pub(super) struct Word {
@@ -66,6 +71,8 @@ pub(super) struct Run {
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
+    /// When the old pool's fence was last proved.
+    fenced_at: Mutex<Option<std::time::Instant>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
 }
@@ -98,6 +105,14 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// A proof is a look at the past: a process that was frozen since does not know that the fence still holds.
+fn fresh(fenced_at: Option<std::time::Instant>, now: std::time::Instant) -> Carried {
+    match fenced_at {
+        Some(at) if now.saturating_duration_since(at) <= FRESH => Ok(()),
+        Some(_) | None => Err(format!("the fence was not proved within the last {FRESH:?}")),
+    }
+}
+
 impl Run {
     pub(super) fn new(
         world: Arc<World>,
@@ -107,9 +122,20 @@ impl Run {
         course: Course,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
-        let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock) = (Mutex::new(Book::new(&world)), Mutex::new(None));
-        (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
+        let run = Self {
+            said: Mutex::default(),
+            doubtful: Mutex::default(),
+            fenced_at: Mutex::default(),
+            book: Mutex::new(Book::new(&world)),
+            clock: Mutex::default(),
+            world,
+            outside,
+            log,
+            board,
+            course,
+            words,
+        };
+        (Arc::new(run), received)
     }
 
     /// Carries out effects of a state in order, up to the first that fails.
@@ -145,7 +171,11 @@ impl Run {
             Effect::Engage(side) => self.act(Act::Engage, side).await,
             Effect::Release(side) => self.act(Act::Release, side).await,
             Effect::Promote => self.act(Act::Promote, Side::New).await,
-            Effect::ProveFenced => self.external(self.outside.fenced(old)).await,
+            Effect::ProveFenced => {
+                self.external(self.outside.fenced(old)).await?;
+                *lock(&self.fenced_at) = Some(now());
+                Ok(())
+            }
             Effect::ProveRefuses(side) => self.external(self.outside.refuses(self.course.pool(side))).await,
             Effect::ProveWrites(side) => {
                 let within = self.cutover().barrier;
@@ -157,7 +187,7 @@ impl Run {
             }
             Effect::Barriers => self.barriers().await,
             Effect::Verify => self.verify().await,
-            Effect::Decide => self.world.gate.decide(now()).map_err(|gate| format!("too late: {gate}")),
+            Effect::Decide => self.decide(),
             Effect::Settle => self.settle(),
             Effect::FailStop => self.fail_stop(),
             Effect::Swap => self.swap(new),
@@ -258,6 +288,12 @@ impl Run {
             }
         });
         *lock(&self.clock) = Some(Clock(task.abort_handle()));
+    }
+
+    fn decide(&self) -> Carried {
+        let now = now();
+        fresh(*lock(&self.fenced_at), now)?;
+        self.world.gate.decide(now).map_err(|gate| format!("too late: {gate}"))
     }
 
     fn settle(&self) -> Carried {
