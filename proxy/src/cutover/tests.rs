@@ -34,17 +34,17 @@ const ASKED: [(&str, usize); 10] = [
     ("fenced v4", 1),
 ];
 
-const USERS: [&str; 3] = ["alice", "bob", "carol"];
+pub(super) const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// For waits that are to end in giving up.
-const SOON: Duration = Duration::from_millis(20);
+pub(super) const SOON: Duration = Duration::from_millis(20);
 
 fn storages() -> [Config; 2] {
     [config(Storage::Shared), config(Storage::Replicated)]
 }
 
 /// One pool serves: it writes, the other one does not, the gate is open, every session is on it.
-fn serves(rig: &Rig, pool: PoolId, what: &str) {
+pub(super) fn serves(rig: &Rig, pool: PoolId, what: &str) {
     let other = if pool == V4 { V5 } else { V4 };
     assert_eq!(rig.world.topology.load().active, pool, "{what}");
     assert!(rig.script.writes(pool) && !rig.script.writes(other), "{what}: {:?}", rig.script.log());
@@ -122,7 +122,7 @@ async fn impatient(mut config: Config) -> Rig {
     rig
 }
 
-fn went_home(rig: &Rig, what: &str) {
+pub(super) fn went_home(rig: &Rig, what: &str) {
     let report = rig.control.report().unwrap();
     assert_eq!(report.outcome, Outcome::Aborted, "{what}: {}", report.reason);
     assert_eq!(rig.backends().len(), USERS.len(), "{what}");

@@ -57,16 +57,23 @@ impl Run {
         Err(format!("{count} sessions cannot be moved ({}), {allowed} are allowed", reasons.join(", ")))
     }
 
+    /// Notes whom the next order would cost its connection; an error where that is more than may be: nobody is cut for a
+    /// cutover that turns back for it.
+    fn may_cut(&self, sessions: &[Arc<Handle>], why: &str) -> Carried {
+        lock(&self.book).unmovable(sessions.iter().map(|handle| (handle.id, why.into())));
+        self.within_unmovable()
+    }
+
     pub(super) async fn drain(&self) -> Carried {
         let pipes = self.world.registry.select(|handle| handle.inspect(|info| info.pipe));
-        lock(&self.book).unmovable(pipes.iter().map(|handle| (handle.id, "pipe".into())));
+        self.may_cut(&pipes, "pipe")?;
         for pipe in pipes {
             pipe.give(Order::End);
         }
         let until = Instant::now() + self.cutover().drain;
         let writing = |handle: &Handle| handle.word.read().writes > 0;
         self.wait_within(self.cutover().drain, writing, "sessions with unanswered writes").await?;
-        // Reads that cannot linger are given the rest of the drain; they never abort.
+        // Reads that cannot linger are given the rest of the drain.
         let reading = |handle: &Handle| self.must_leave(handle) && handle.word.read().reads > 0;
         let rest = until.saturating_duration_since(Instant::now());
         let _ = self.wait_within(rest, reading, "sessions with unanswered reads").await;
@@ -97,15 +104,15 @@ impl Run {
     pub(super) async fn leave_old(&self) -> Carried {
         let must_go = |handle: &Handle| self.must_leave(handle);
         let leaving = self.world.registry.select(must_go);
+        // Mail loses nothing; what a session of HTTP loses is known only when it has gone.
+        let cut = |handle: &&Arc<Handle>| handle.protocol == Protocol::Imap && handle.word.read().reads > 0;
+        self.may_cut(&leaving.iter().filter(cut).cloned().collect::<Vec<_>>(), "read_in_flight")?;
         let given: Vec<_> = leaving.into_iter().map(|handle| (handle.give(Order::Leave), handle)).collect();
         // The hold's deadline bounds this wait.
         let limit = self.cutover().max_hold;
         self.wait_within(limit, must_go, "sessions leaving the old pool").await?;
-        // A session with a read in flight could only be closed. That is counted, and aborts nothing.
-        let cut = given.iter().filter(|(number, handle)| handle.progress(*number) == Progress::Farewell);
-        lock(&self.book)
-            .unmovable(cut.map(|(_, handle)| (handle.id, "read_in_flight".into())).collect::<Vec<_>>());
-        Ok(())
+        let cut = given.into_iter().filter(|(number, handle)| handle.progress(*number) == Progress::Farewell);
+        self.may_cut(&cut.map(|(_, handle)| handle).collect::<Vec<_>>(), "read_in_flight")
     }
 
     /// On the way home: on shared storage nobody may be left on the new pool.
