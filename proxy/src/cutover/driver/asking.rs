@@ -134,7 +134,7 @@ impl Run {
         Ok(())
     }
 
-    /// Watches the old pool's fence until the time is over.
+    /// Watches the old pool's fence until the time is over and everybody has had a turn on the new one.
     pub(super) async fn soak(&self) -> Carried {
         let until = Instant::now() + self.cutover().soak;
         let watch = async {
@@ -145,7 +145,10 @@ impl Run {
                 }
             }
         };
-        let _: Result<(), _> = timeout_at(until, watch).await;
-        Ok(())
+        let time = async { tokio::join!(tokio::time::sleep_until(until), self.attach_late()) };
+        tokio::select! {
+            never = watch => never,
+            _ = time => Ok(()),
+        }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
         course::Course,
         journal::DecisionLog,
         machine::{Effect, Event, Mark, Side},
+        muster::Orders,
         outside::{Act, Outside},
         types::{Outcome, Report, Stage},
     },
@@ -71,6 +72,8 @@ pub(super) struct Run {
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
+    /// Sessions whom the brake keeps from the new pool.
+    late: tokio::sync::Mutex<Option<Orders>>,
     /// When the old pool's fence was last proved.
     fenced_at: Mutex<Option<std::time::Instant>>,
     book: Mutex<Book>,
@@ -125,6 +128,7 @@ impl Run {
         let run = Self {
             said: Mutex::default(),
             doubtful: Mutex::default(),
+            late: tokio::sync::Mutex::default(),
             fenced_at: Mutex::default(),
             book: Mutex::new(Book::new(&world)),
             clock: Mutex::default(),

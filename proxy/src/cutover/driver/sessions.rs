@@ -2,7 +2,7 @@
 //!
 //! Rule: each wait names whom it waits for, and has a bound.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,9 +21,16 @@ const RELEASED: Duration = Duration::from_secs(2);
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
     pub(super) async fn prepare(&self, until: Instant) {
+        // Whom an earlier cutover's brake has kept from this pool stays away from it: what it has learnt stands.
+        let kept_away = |handle: &Handle| {
+            let standing = handle.word.read();
+            handle.order().1 != Order::Flow && standing.backend.is_none() && !standing.waits
+        };
         // A connection without a login and without mail has nothing to learn; its order stands for when it has.
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            self.world.registry.all().into_iter().partition(|handle| concerned(handle));
+        let (known, unknown): (Vec<_>, Vec<_>) = (self.world.registry)
+            .select(|handle| !(logged_in(handle) && kept_away(handle)))
+            .into_iter()
+            .partition(|handle| concerned(handle));
         for handle in unknown {
             handle.give(Order::Prepare);
         }
@@ -181,7 +188,8 @@ impl Run {
         orders.set_pace(self.resume_pace(others.iter().filter(|handle| cold(handle)).count()));
         orders.allow_lost((count / 200).max(10));
         orders.add(others, cold);
-        self.carry_on(&mut orders, count).await;
+        let forward = active == self.course.to;
+        self.carry_on(&mut orders, count, forward).await;
         self.board.waits("attach", vec![]);
         // Mail dials for itself, and what it waited for belongs into the report; nobody else waits for it.
         let held =
@@ -190,8 +198,23 @@ impl Run {
         // Streams of HTTP go by themselves, and nobody waits for them for long; but the report is to count them.
         let epoch = self.world.topology.load().epoch;
         let _ = timeout(RELEASED, self.world.http.none_behind(epoch)).await;
-        lock(&self.book).unmovable(orders.tally.lost);
+        lock(&self.book).unmovable(orders.tally.lost.iter().cloned());
+        if forward && orders.braked() {
+            *self.late.lock().await = Some(orders);
+        }
         Ok(())
+    }
+
+    /// Those whom the brake keeps from a pool that refuses users, one at a time until that is mended. Nobody waits for
+    /// them: meanwhile the way back is open.
+    pub(super) async fn attach_late(&self) {
+        let mut late = self.late.lock().await;
+        if let Some(orders) = &mut *late {
+            let count = orders.unfinished().count();
+            self.carry_on(orders, count, false).await;
+            self.board.waits("attach", vec![]);
+        }
+        *late = None;
     }
 
     /// So many logins in nine tenths of the time that they may take, and no slower than logins may come anyway.
@@ -200,7 +223,8 @@ impl Run {
         Pace::every(share.min(Duration::from_secs(1) / self.cutover().login_rate))
     }
 
-    async fn carry_on(&self, orders: &mut Orders, count: usize) {
+    /// `forward`: once too many are refused, the others are for [`Self::attach_late`].
+    async fn carry_on(&self, orders: &mut Orders, count: usize, forward: bool) {
         let limit = self.cutover().resume_within.max(self.world.config.limits.command_ceiling);
         loop {
             let tell = |lines| self.board.waits("attach", lines);
@@ -215,6 +239,9 @@ impl Run {
                     self.board.alarm(format!(
                         "{lost} of {count} sessions were refused by the active pool; the others are attached one at a time"
                     ));
+                    if forward {
+                        return;
+                    }
                 }
                 Err(_) => {
                     let left = orders.unfinished().count();
@@ -228,10 +255,13 @@ impl Run {
         self.world.topology.set_target(None);
         self.world.gate.arm(false);
         self.world.registry.birth(Order::Flow);
+        let late = self.late.lock().await;
+        let late: HashSet<_> = late.iter().flat_map(Orders::unfinished).map(|handle| handle.id).collect();
         self.world.registry.each(|handle| {
             let (number, order) = handle.order();
-            // Who is late with its attach goes on with it.
-            if order != Order::Attach || handle.progress(number) != Progress::Working {
+            // Who is late with its attach goes on with it, or waits for its turn.
+            let attaches = order == Order::Attach && handle.progress(number) == Progress::Working;
+            if !attaches && !late.contains(&handle.id) {
                 handle.give(Order::Flow);
             }
         });

@@ -3,17 +3,21 @@
 //! Rule: nobody is given up for nothing, and who is, is counted.
 
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
 
 use super::{FRESH, fresh};
 use crate::{
-    config::{Protocol, Storage, Unmovable},
+    config::{Check, Protocol, Storage, Unmovable},
     cutover::{
         testing::{Rig, V4, V5, config},
         tests::{SOON, USERS, serves, went_home},
-        types::Outcome,
+        types::{Outcome, Stage, Status},
     },
     gate::Standing,
     session::registry::{Order, Progress},
@@ -86,4 +90,34 @@ async fn a_pipe_is_not_closed_for_a_cutover_that_turns_back_for_it() {
     went_home(&rig, "pipe");
     let reason = rig.control.report().unwrap().reason;
     assert!(reason.contains("holding") && reason.contains("1 pipe"), "{reason}");
+}
+
+/// The standby let them in, and the pool that was promoted does not.
+#[tokio::test]
+async fn a_pool_that_refuses_users_can_be_left_again() {
+    for storage in [Storage::Shared, Storage::Replicated] {
+        let mut config = config(storage);
+        let back = Check { from: "v5".into(), to: "v4".into(), ..config.cutover.checks[0].clone() };
+        config.cutover.checks.push(back);
+        (config.cutover.soak, config.cutover.unmovable) = (Duration::from_secs(3600), Unmovable::Upto(40));
+        let rig = Rig::new(config).await;
+        let refused = Arc::new(AtomicUsize::new(0));
+        for user in 0..40 {
+            let (world, refused) = (rig.world.clone(), refused.clone());
+            rig.session(&format!("user{user}"), move |order| {
+                let there = order == Order::Attach && world.topology.load().active == V5;
+                there.then(|| refused.fetch_add(1, Ordering::Relaxed)).map(|_| "refused")
+            });
+        }
+        rig.control.start("v5").await.unwrap();
+        let soaks = |status: &Status| status.state == Stage::Soaking;
+        let status = rig.control.watch().wait_for(soaks).await.unwrap().clone();
+        assert!(status.cutover.unwrap().waits_for[0].contains("were refused by the active pool"));
+        assert_eq!(rig.control.start("v4").await, Ok(2), "{storage:?}");
+        rig.control.watch().wait_for(|status| status.active == "v4" && soaks(status)).await.unwrap();
+        assert_eq!(rig.control.report().unwrap().unmovable, Default::default(), "{storage:?}");
+        serves(&rig, V4, "back");
+        let refused = refused.load(Ordering::Relaxed);
+        assert!(refused < 40, "everybody was sent to be refused");
+    }
 }
