@@ -9,10 +9,11 @@ use bascule_protocols::imap::farewell::{self, Farewell, unavailable};
 use super::{
     converse, greet,
     hold::Body,
+    orders::see_out,
     pipe::Pipe,
-    relay::{End, Session},
+    relay::{Backend, End, Session},
 };
-use crate::gate::Standing;
+use crate::{gate::Standing, session::stays};
 
 /// How long a client may take to read what it was sent before.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -113,7 +114,7 @@ impl Session {
             }
         };
         let left = self.leave_all();
-        let Self { mut client, mut to_client, entry, .. } = self;
+        let Self { mut client, mut to_client, entry, door, .. } = self;
         let said = async {
             let pending = std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client));
             let _ = tokio::time::timeout(LAST_WORDS, pending).await;
@@ -121,7 +122,9 @@ impl Session {
         };
         // A pool is left whether or not the client takes what it is told.
         let left = async {
-            left.await;
+            if !left.await {
+                stays::until_open(&door.world, &entry.handle).await;
+            }
             entry.handle.word.set(Standing::default());
             entry.handle.word_changed();
         };
@@ -143,22 +146,24 @@ impl Session {
         }
     }
 
-    /// Backend connections end in good order.
-    fn leave_all(&mut self) -> impl Future<Output = ()> + Send + use<> {
+    /// Backend connections end in good order. False: one of them has not.
+    fn leave_all(&mut self) -> impl Future<Output = bool> + Send + use<> {
         let (backend, spare) = (self.backend.take(), self.spare.take());
+        let errand = self.errand.take().filter(|_| stays::matters(self.world()));
+        let mut ended = errand.is_some() || !self.orders.on_a_pool();
         let clean = self.relay.safepoint() && backend.as_ref().is_some_and(|backend| backend.out.is_empty());
         let idling = self.relay.own_outstanding();
         async move {
-            if let Some(backend) = backend {
-                if clean {
-                    converse::leave(backend.leg, idling).await
-                } else {
-                    converse::cut(backend.leg).await
-                };
+            if let Some(errand) = errand {
+                ended &= see_out(errand).await;
+            }
+            if let Some(Backend { leg, .. }) = backend {
+                ended &= if clean { converse::leave(leg, idling).await } else { converse::cut(leg).await };
             }
             if let Some(spare) = spare {
-                spare.leave().await;
+                ended &= spare.leave().await;
             }
+            ended
         }
     }
 
@@ -174,7 +179,7 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use bascule_protocols::imap::{
@@ -182,7 +187,7 @@ mod tests {
         login::{Credentials, PreAuth, Verdict},
     };
     use tokio::{
-        io::AsyncReadExt,
+        io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
     };
 
@@ -218,7 +223,7 @@ mod tests {
         Config::load(&path).unwrap().listeners.remove("imap").unwrap()
     }
 
-    fn credentials(capabilities: &Capabilities) -> Credentials {
+    pub(in crate::session::imap) fn credentials(capabilities: &Capabilities) -> Credentials {
         let verdict = PreAuth::new(Stage::Tls).step(b"a LOGIN alice pass\r\n", &pin(&[capabilities]));
         let (_, Verdict::Login(_, credentials)) = verdict else { panic!("{verdict:?}") };
         credentials
@@ -257,5 +262,67 @@ mod tests {
             watch.next().await;
         }
         assert!(world.registry.get(handle.id).is_some(), "the pool was left after the last words");
+    }
+
+    /// A server that keeps the connection after LOGOUT: the old pool may still have the user.
+    #[tokio::test]
+    async fn a_connection_that_does_not_end_is_there_for_as_long_as_the_hold_lasts() {
+        for storage in [Storage::Shared, Storage::Replicated] {
+            let world = Rig::new(config(storage)).await.world;
+            let ((client, ours), (theirs, _server)) = (pair().await, pair().await);
+            let session = session(&world, ours, theirs);
+            let handle = session.entry.handle.clone();
+            world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+            let mut watch = world.registry.watch();
+            let task = tokio::spawn(session.run());
+            drop(client);
+            if storage == Storage::Shared {
+                while !handle.word.read().waits {
+                    watch.next().await;
+                }
+                assert!(handle.word.read().touches(V4), "nobody has seen it end");
+                world.gate.open(Epoch(0)).unwrap();
+                handle.wake();
+            }
+            task.await.unwrap();
+            assert!(!handle.word.read().touches(V4), "{storage:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_it_leaves_a_pool_sees_that_to_its_end() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((mut client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let session = session(&world, ours, theirs);
+        let handle = session.entry.handle.clone();
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        handle.give(Order::Leave);
+        let task = tokio::spawn(session.run());
+        let mut said = [0; 64];
+        assert!(server.read(&mut said).await.unwrap() > 0, "LOGOUT");
+        handle.give(Order::End);
+        while client.read(&mut said).await.unwrap() > 0 {}
+        assert!(handle.word.read().touches(V4), "the server has not ended it yet");
+        drop(server);
+        task.await.unwrap();
+        assert!(!handle.word.read().touches(V4));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_bye_is_there_until_it_has_gone() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let session = session(&world, ours, theirs);
+        let handle = session.entry.handle.clone();
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        let mut watch = world.registry.watch();
+        tokio::spawn(session.run());
+        server.write_all(b"* BYE shutting down\r\n").await.unwrap();
+        assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 0, "nothing more is asked of it");
+        assert!(handle.word.read().touches(V4));
+        drop(server);
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
     }
 }

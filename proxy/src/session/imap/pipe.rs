@@ -10,11 +10,13 @@ use std::{
 
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
+use super::converse::cut;
 use crate::{
     net::{outgoing::Outgoing, stream::Leg},
     session::{
         World,
         registry::{Handle, Order, Progress},
+        stays,
     },
     topology::Epoch,
 };
@@ -66,6 +68,10 @@ impl Pipe {
         .await;
         world.metrics.pipes.dec();
         world.metrics.farewells.count("pipe");
+        drop(self.client);
+        if stays::matters(world) && !cut(self.backend).await {
+            stays::until_open(world, handle).await;
+        }
     }
 }
 
