@@ -51,6 +51,9 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
     items.extend(journal(status.journal.as_deref()));
     items.extend(contracts(world, from, to, course));
     for (id, pool) in [(course.from, from), (course.to, to)] {
+        if pool.fence.is_some() {
+            items.push(answered(format!("addresses of {}", pool.name), outside.asks_all(id).await));
+        }
         let known = outside.capabilities(id).await;
         items.push(match known {
             Ok(list) => {

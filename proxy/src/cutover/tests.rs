@@ -27,9 +27,10 @@ use crate::{
 
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
 /// the guard as well, and the fence is proved twice.
-const ASKED: [(&str, usize); 9] = [
-    ("canaries v4", 0),
+const ASKED: [(&str, usize); 10] = [
     ("Guard lag", 1),
+    ("canaries v4", 0),
+    ("keep canaries v4", 0),
     ("engage v4", 0),
     ("fenced v4", 0),
     ("Barrier lag", 0),
@@ -42,14 +43,14 @@ const ASKED: [(&str, usize); 9] = [
 pub(super) const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// For waits that are to end in giving up.
-const SOON: Duration = Duration::from_millis(20);
+pub(super) const SOON: Duration = Duration::from_millis(20);
 
 fn storages() -> [Config; 2] {
     [config(Storage::Shared), config(Storage::Replicated)]
 }
 
 /// One pool serves: it writes, the other one does not, the gate is open, every session is on it.
-fn serves(rig: &Rig, pool: PoolId, what: &str) {
+pub(super) fn serves(rig: &Rig, pool: PoolId, what: &str) {
     let other = if pool == V4 { V5 } else { V4 };
     assert_eq!(rig.world.topology.load().active, pool, "{what}");
     assert!(rig.script.writes(pool) && !rig.script.writes(other), "{what}: {:?}", rig.script.log());
@@ -78,15 +79,18 @@ async fn a_cutover_moves_every_session() {
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
+            "addresses v4",
+            "addresses v5",
             "answers v4",
             "answers v5",
             "relays v4",
             "relays v5",
             "Guard lag",
             "web v5",
+            "Guard lag",
+            "Guard lag",
             "canaries v4",
-            "Guard lag",
-            "Guard lag",
+            "keep canaries v4",
             "engage v4",
             "fenced v4",
             "Barrier lag",
@@ -501,18 +505,28 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
     rig.script.twist("relays v5", 0, Twist::Fails, usize::MAX);
     rig.script.twist("web v5", 0, Twist::Fails, usize::MAX);
+    rig.script.twist("addresses v5", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
     let blocking: Vec<&str> =
         plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
     assert_eq!(
         blocking,
-        ["fence", "barriers", "identity on v5", "relay test of smtp on v5", "guard lag", "http", "sessions"]
+        [
+            "fence",
+            "barriers",
+            "addresses of v5",
+            "identity on v5",
+            "relay test of smtp on v5",
+            "guard lag",
+            "http",
+            "sessions"
+        ]
     );
     let refused = rig.control.start("v5").await.unwrap_err();
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
     assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
     assert_eq!(rig.control.status().state, Stage::Idle);
-    let looks = ["identity", "Guard", "answers", "relays", "web"];
+    let looks = ["addresses", "identity", "Guard", "answers", "relays", "web"];
     assert!(rig.script.log().iter().all(|asked| looks.iter().any(|look| asked.contains(look))));
 }
 

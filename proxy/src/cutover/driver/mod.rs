@@ -20,6 +20,8 @@ mod asking;
 mod doing;
 mod prewarm;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub(super) use asking::asked;
 
@@ -32,6 +34,7 @@ use crate::{
         course::Course,
         journal::DecisionLog,
         machine::{Effect, Event, Mark, Side},
+        muster::Orders,
         outside::{Act, Outside},
         types::{Outcome, Report, Stage},
     },
@@ -45,6 +48,9 @@ use crate::{
 
 /// The journal, for threads that may block.
 pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
+
+/// How old the proof of the fence may be when the decision is taken (design §5.2).
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Something that happened while effects are carried out.
 #[derive(Debug)]
@@ -76,6 +82,10 @@ pub(super) struct Run {
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
+    /// Sessions whom the brake keeps from the new pool.
+    late: tokio::sync::Mutex<Option<Orders>>,
+    /// When the old pool's fence was last proved.
+    fenced_at: Mutex<Option<std::time::Instant>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
     /// The last report on its way to the disk.
@@ -113,6 +123,14 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// A proof is a look at the past: a process that was frozen since does not know that the fence still holds.
+fn fresh(fenced_at: Option<std::time::Instant>, now: std::time::Instant) -> Carried {
+    match fenced_at {
+        Some(at) if now.saturating_duration_since(at) <= FRESH => Ok(()),
+        Some(_) | None => Err(format!("the fence was not proved within the last {FRESH:?}")),
+    }
+}
+
 impl Run {
     pub(super) fn new(
         world: Arc<World>,
@@ -122,9 +140,21 @@ impl Run {
         course: Course,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
-        let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock, keeping) = (Mutex::new(Book::new(&world)), Mutex::new(None), Mutex::default());
-        let run = Self { world, outside, log, board, course, words, said, doubtful, book, clock, keeping };
+        let run = Self {
+            said: Mutex::default(),
+            doubtful: Mutex::default(),
+            late: tokio::sync::Mutex::default(),
+            fenced_at: Mutex::default(),
+            book: Mutex::new(Book::new(&world)),
+            clock: Mutex::default(),
+            keeping: Mutex::default(),
+            world,
+            outside,
+            log,
+            board,
+            course,
+            words,
+        };
         (Arc::new(run), received)
     }
 
@@ -150,12 +180,20 @@ impl Run {
             Effect::Arm => self.arm().await,
             Effect::Shut => self.shut(),
             Effect::Drain => self.drain().await,
-            Effect::Leave(Side::Old) => self.leave_old().await,
+            Effect::Leave(Side::Old) => {
+                self.leave_old().await?;
+                // The last thing before the fence.
+                self.external(self.outside.keep_canaries(old)).await
+            }
             Effect::Leave(Side::New) => self.leave_new().await,
             Effect::Engage(side) => self.act(Act::Engage, side).await,
             Effect::Release(side) => self.act(Act::Release, side).await,
             Effect::Promote => self.act(Act::Promote, Side::New).await,
-            Effect::ProveFenced => self.external(self.outside.fenced(old, &self.unanswered())).await,
+            Effect::ProveFenced => {
+                self.external(self.outside.fenced(old, &self.unanswered())).await?;
+                *lock(&self.fenced_at) = Some(now());
+                Ok(())
+            }
             Effect::ProveRefuses(side) => {
                 let pool = self.course.pool(side);
                 self.external(self.outside.refuses(pool, &self.unanswered())).await
@@ -163,7 +201,7 @@ impl Run {
             Effect::ProveWrites(side) => self.prove_writes(side).await,
             Effect::Barriers => self.barriers().await,
             Effect::Verify => self.verify().await,
-            Effect::Decide => self.world.gate.decide(now()).map_err(|gate| format!("too late: {gate}")),
+            Effect::Decide => self.decide(),
             Effect::Settle => self.settle(),
             Effect::FailStop => self.fail_stop(),
             Effect::Swap => self.swap(new),
@@ -278,6 +316,12 @@ impl Run {
             }
         });
         *lock(&self.clock) = Some(Clock(task.abort_handle()));
+    }
+
+    fn decide(&self) -> Carried {
+        let now = now();
+        fresh(*lock(&self.fenced_at), now)?;
+        self.world.gate.decide(now).map_err(|gate| format!("too late: {gate}"))
     }
 
     fn settle(&self) -> Carried {

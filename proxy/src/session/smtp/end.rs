@@ -11,6 +11,7 @@ use super::{
     orders::leave,
     relay::{End, Session, Waiting},
 };
+use crate::session::stays::until_open;
 
 /// How long a connection that ends may take to read what it was told.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -143,16 +144,27 @@ impl Session {
                 self.say(words.as_bytes());
             }
         }
-        let _ = timeout(LAST_WORDS, async {
-            std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
-            self.client.shutdown().await
-        })
-        .await;
-        if let Some(backend) = self.backend.take() {
-            let whole = self.relay.answered() && !self.relay.in_transaction() && backend.out.is_empty();
-            leave(backend.leg, whole).await;
-        }
-        self.entry.handle.word.set(Default::default());
-        self.entry.handle.word_changed();
+        let whole = self.relay.answered() && !self.relay.in_transaction();
+        let Self { mut client, mut to_client, entry, door, backend, leaving, stays, .. } = self;
+        let said = timeout(LAST_WORDS, async {
+            std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client)).await?;
+            client.shutdown().await
+        });
+        // A pool is left whether or not the client takes what it is told.
+        let left = async {
+            let mut ended = stays.is_none();
+            if let Some((_, leaving)) = leaving {
+                ended &= leaving.await;
+            }
+            if let Some(backend) = backend {
+                ended &= leave(backend.leg, whole && backend.out.is_empty()).await;
+            }
+            if !ended {
+                until_open(&door.world, &entry.handle).await;
+            }
+            entry.handle.word.set(Default::default());
+            entry.handle.word_changed();
+        };
+        let _ = tokio::join!(said, left);
     }
 }
