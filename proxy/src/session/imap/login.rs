@@ -11,7 +11,7 @@ use std::{
 use bascule_protocols::imap::{
     capability::Capabilities,
     login::Credentials,
-    restore::{Failure, Login, Plan},
+    restore::{Failure, Login, Outcome, Plan},
 };
 
 use super::converse::{converse, cut, leave};
@@ -124,38 +124,18 @@ async fn ask(
         opened = super::open::open(world, pool) => opened,
         () = until_shut(world, handle, epoch) => return shut(handle),
     };
-    let result = match opened {
-        Err(error) => Err(Failure::Unavailable(error.to_string())),
-        Ok(mut leg) => {
-            let plan = Plan {
-                id: id_arguments(&topology.active().imap, handle, local, client_id),
-                login: Some(Login::Client(credentials.clone())),
-                ..Plan::default()
-            };
-            let answered = tokio::select! {
-                answered = converse(&mut leg, plan, world.config.limits.login_ceiling) => Some(answered),
-                () = until_shut(world, handle, epoch) => None,
-            };
-            match answered {
-                Some(answered) => answered.map(|outcome| (leg, outcome)),
-                None => {
-                    // The server may have let the user in.
-                    if stays::matters(world) && !cut(leg).await {
-                        stays::until_open(world, handle).await;
-                    }
-                    return shut(handle);
-                }
-            }
-        }
+    let plan = Plan {
+        id: id_arguments(&topology.active().imap, handle, local, client_id),
+        login: Some(Login::Client(credentials.clone())),
+        ..Plan::default()
     };
-    if !world.gate.admits(epoch) {
-        if let Ok((leg, _)) = result
-            && !leave(leg, false).await
-        {
-            stays::until_open(world, handle).await;
-        }
-        return shut(handle);
-    }
+    let result = match opened {
+        Ok(leg) => match introduce(world, handle, epoch, leg, plan).await {
+            Some(result) => result,
+            None => return shut(handle),
+        },
+        Err(error) => Err(Failure::Unavailable(error.to_string())),
+    };
     match result {
         Ok((leg, outcome)) => Tried::Answered(Answer::Accepted(LoggedIn {
             leg,
@@ -173,6 +153,30 @@ async fn ask(
             Tried::Failed
         }
     }
+}
+
+/// Logs in. `None`: the gate shut meanwhile. The server may have let the user in, so the connection is seen to its end.
+async fn introduce(
+    world: &World,
+    handle: &Handle,
+    epoch: Epoch,
+    mut leg: Leg,
+    plan: Plan,
+) -> Option<Result<(Leg, Outcome), Failure>> {
+    let answered = tokio::select! {
+        answered = converse(&mut leg, plan, world.config.limits.login_ceiling) => Some(answered),
+        () = until_shut(world, handle, epoch) => None,
+    };
+    let ended = match answered {
+        Some(answered) if world.gate.admits(epoch) => return Some(answered.map(|outcome| (leg, outcome))),
+        Some(Ok(_)) => leave(leg, false).await,
+        Some(Err(_)) | None if stays::matters(world) => cut(leg).await,
+        Some(Err(_)) | None => true,
+    };
+    if !ended {
+        stays::until_open(world, handle).await;
+    }
+    None
 }
 
 fn shut(handle: &Handle) -> Tried {
