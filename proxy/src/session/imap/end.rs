@@ -179,7 +179,7 @@ impl Session {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::session) mod tests {
     use std::sync::Arc;
 
     use bascule_protocols::imap::{
@@ -201,16 +201,16 @@ pub(super) mod tests {
     };
 
     /// More than the buffers of a connection on this machine take.
-    const MUCH: usize = 64 << 20;
+    pub(in crate::session) const MUCH: usize = 64 << 20;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    pub(in crate::session) async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (ours, theirs) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         (ours.unwrap(), theirs.unwrap().0)
     }
 
-    fn listener() -> Listener {
+    pub(in crate::session) fn listener() -> Listener {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             "[server]\nhostname = \"m\"\nstate_dir = {:?}\n[listener.imap]\nprotocol = \"imap\"\n\

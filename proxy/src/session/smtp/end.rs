@@ -168,3 +168,59 @@ impl Session {
         let _ = tokio::join!(said, left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bascule_protocols::smtp::keywords::{Keywords, Pinned};
+
+    use super::*;
+    use crate::{
+        config::{Protocol, Storage},
+        cutover::testing::{Rig, V4, config},
+        gate::Standing,
+        net::stream::Leg,
+        session::{
+            door::Door,
+            imap::end::tests::{MUCH, listener, pair},
+            rates::Rates,
+            smtp::relay::Backend,
+        },
+        topology::Epoch,
+    };
+
+    #[tokio::test]
+    async fn who_does_not_read_its_421_leaves_the_pool_all_the_same() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, server)) = (pair().await, pair().await);
+        let mut listener = listener();
+        listener.protocol = Protocol::Smtp;
+        let rates = Rates::new(&listener.smtp.rates);
+        let door = Arc::new(Door { name: "smtp".into(), listener, world: world.clone(), rates, tls: None });
+        let entry = world.registry.enter("127.0.0.1:1".parse().unwrap(), "smtp".into(), Protocol::Smtp);
+        let handle = entry.handle.clone();
+        handle.word.set(Standing { backend: Some(V4), ..Standing::default() });
+        let pinned = Arc::new(Pinned::of(&[], 1 << 20, false));
+        let mut session = Session::new(door, Leg::plain(ours), entry, pinned);
+        session.to_client.keep(&vec![b'x'; MUCH]);
+        session.backend = Some(Backend {
+            leg: Leg::plain(theirs),
+            out: Default::default(),
+            replies: Default::default(),
+            pool: V4,
+            epoch: Epoch(0),
+            keywords: Keywords::default(),
+            streamed: None,
+            later: Default::default(),
+            waits: false,
+        });
+        let mut watch = world.registry.watch();
+        drop(server);
+        tokio::spawn(session.end(End::Farewell("kicked")));
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
+        assert!(world.registry.get(handle.id).is_some(), "the pool was left after the last words");
+    }
+}
