@@ -144,9 +144,10 @@ pub enum Cutover {
     },
     /// Repair by hand: declare which pool is active.
     ///
-    /// For Limbo, and for a state_dir whose journal does not fit the configuration. Nothing is fenced, promoted
-    /// or proved: make sure first that the other pool cannot write. Goes through the running bascule, or
-    /// straight to the journal when none runs. Exits 0, 1 or 2.
+    /// For Limbo, and for a state_dir whose journal does not fit the configuration. Goes through the running
+    /// bascule, which fences the other pool, promotes this one and proves both; or straight to the journal when
+    /// none runs. Then nothing is fenced, promoted or proved: make sure first that the other pool cannot write.
+    /// Exits 0, 1 or 2.
     #[command(
         after_long_help = "Example:\n  bascule cutover adopt v5 --reason 'v4 burnt down, v5 promoted by hand'"
     )]
@@ -157,6 +158,10 @@ pub enum Cutover {
         /// Stands in the journal for ever
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// While no bascule runs: also if the journal shows a cutover that is not decided. The next start would
+        /// undo it or ask, with proofs; this ends it without
+        #[arg(long)]
+        unproved: bool,
     },
     /// Show the report of the last cutover.
     ///

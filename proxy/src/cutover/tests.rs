@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    journal::{DecisionLog, JournalError, Record},
+    journal::{self, DecisionLog, JournalError, Record},
     testing::{Rig, Twist, V4, V5, Wrap, config},
     types::{Outcome, Stage, Status},
 };
@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Storage, Unmovable},
     gate::{Phase, Standing},
     session::registry::Order,
-    topology::PoolId,
+    topology::{Epoch, PoolId},
 };
 
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
@@ -557,4 +557,37 @@ async fn no_cutover_begins_after_the_process_was_told_to_end() {
     assert!(refused.why[0].contains("stopping"), "{refused}");
     assert_eq!(rig.control.status().state, Stage::Idle);
     assert!(!rig.script.log().contains(&"canaries v4".to_owned()), "{:?}", rig.script.log());
+}
+
+/// A life that ended while v4 wrote and v5 was a fenced standby. Between two lives nobody can prove anything.
+#[tokio::test]
+async fn a_word_between_two_lives_decides_no_cutover_unless_it_is_said_to_be_unproved() {
+    for (pool, unproved, written, serving) in
+        [("v5", false, false, V4), ("v4", false, true, V4), ("v5", true, true, V5)]
+    {
+        let rig = Rig::new(config(Storage::Shared)).await;
+        let (dir, script) = (rig.dir.clone(), rig.script.clone());
+        drop(rig);
+        let mut bound = config(Storage::Shared);
+        bound.server.state_dir = dir.path().into();
+        let (mut log, _) = journal::open(dir.path(), &bound).unwrap();
+        let terms = super::course::terms(&bound.pools[0], &bound.pools[1]);
+        for stage in [Stage::Armed, Stage::Holding, Stage::Fenced] {
+            let (from, to, epoch) = ("v4".into(), "v5".into(), Epoch(0));
+            log.append(&Record::Entered { id: 1, from, to, epoch, stage, terms }).unwrap();
+        }
+        drop(log);
+        let said = journal::adopt(dir.path(), pool, "it was stuck", unproved);
+        assert_eq!(said.is_ok(), written, "{pool}: {said:?}");
+        if let Err(error) = said {
+            assert!(error.to_string().contains("--unproved"), "{error}");
+        }
+        let again = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;
+        again.control.recover().await;
+        again.over_and_idle().await;
+        assert_eq!(again.world.topology.load().active, serving, "{pool}");
+        if !unproved {
+            assert!(again.script.log().contains(&"writes v4".to_owned()), "{pool}: {:?}", again.script.log());
+        }
+    }
 }

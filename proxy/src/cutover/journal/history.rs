@@ -89,6 +89,19 @@ impl History {
         (self.active, self.epoch) = (pool, epoch);
     }
 
+    /// Refuses a word that would decide a cutover in course. On the pool that it began with it decides nothing: the way
+    /// home is proved.
+    pub(super) fn leaves_open(&self, dir: &Path, pool: &str) -> Result<(), JournalError> {
+        match &self.unfinished {
+            Some(Record::Entered { id, from, to, stage, .. }) if self.decided.is_none() && from != pool => {
+                let (path, pool) = (file::name(dir), pool.to_owned());
+                let (from, to) = (from.clone(), to.clone());
+                Err(JournalError::Unfinished { path, id: *id, from, to, stage: *stage, pool })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(super) fn resolve(self, dir: &Path, config: &Config) -> Result<Recovered, JournalError> {
         let find = |name: &str| {
             let index = config.pools.iter().position(|p| p.name == name).and_then(|i| u8::try_from(i).ok());

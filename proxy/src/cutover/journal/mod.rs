@@ -179,6 +179,26 @@ pub enum JournalError {
         /// The pool's name.
         pool: String,
     },
+    /// A start would take up this cutover, and prove what it does.
+    #[error(
+        "{path}: cutover {id} from {from} to {to} is not over ({stage}): `bascule serve` takes it up and proves what it does, \
+         it goes back to {from} by itself or asks; where that cannot be, and you have seen to it that {from} cannot write \
+         and that {pool} has everything, say it again with --unproved"
+    )]
+    Unfinished {
+        /// The file.
+        path: String,
+        /// The cutover's number.
+        id: u64,
+        /// The pool that served when it began.
+        from: String,
+        /// The pool that was to serve.
+        to: String,
+        /// The last state that was entered.
+        stage: Stage,
+        /// The pool that the operator named.
+        pool: String,
+    },
     /// An earlier write failed: what is on the disk is not known.
     #[error("the journal cannot be trusted since a write failed: {0}")]
     FailStop(String),
@@ -228,9 +248,13 @@ pub fn open(dir: &Path, config: &Config) -> Result<(Journal, Recovered), Journal
     Ok((journal, recovered))
 }
 
-/// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said.
-pub fn adopt(dir: &Path, pool: &str, reason: &str) -> Result<(), JournalError> {
+/// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said. A cutover in
+/// course is decided by it only if that is said to be `unproved`: the next start believes it.
+pub fn adopt(dir: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), JournalError> {
     let (mut journal, history) = Journal::load(dir)?;
+    if !unproved {
+        history.leaves_open(dir, pool)?;
+    }
     let epoch = Epoch(history.epoch.0 + 1);
     journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into() })
 }

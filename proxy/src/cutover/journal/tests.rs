@@ -75,7 +75,7 @@ fn a_pool_that_the_configuration_lacks_is_named() {
     init(dir.path(), "v3").unwrap();
     let refused = open(dir.path(), &config(Storage::Shared)).unwrap_err().to_string();
     assert!(refused.contains("\"v3\"") && refused.contains("adopt"), "{refused}");
-    adopt(dir.path(), "v5", "v3 is gone").unwrap();
+    adopt(dir.path(), "v5", "v3 is gone", false).unwrap();
     let found = reopened(&dir);
     assert_eq!((found.active, found.epoch), (PoolId(1), Epoch(1)));
 }
