@@ -39,7 +39,7 @@ pub enum Record {
         /// Its name.
         active: String,
     },
-    /// A state of a cutover is entered.
+    /// A state of a cutover is entered; `deciding` is written for a torn record that may have been the decision.
     Entered {
         /// The cutover's number.
         id: u64,
@@ -106,7 +106,7 @@ pub struct Recovered {
     pub last_id: u64,
     /// A cutover that is not over.
     pub unfinished: Option<Unfinished>,
-    /// The last record is torn, and may have been that cutover's decision.
+    /// The last record was torn when this or an earlier process began, and may have been that cutover's decision.
     pub undecided: bool,
 }
 
@@ -276,11 +276,15 @@ impl Journal {
         let mut known = bytes;
         known.truncate(end);
         let mut journal = Self { medium, known, room: 0, failed: None };
-        journal.confirm(last).map_err(|error| JournalError::Io {
-            path: path.into(),
-            doing: "write",
-            error,
-        })?;
+        match history.doubt() {
+            // The torn record goes, the doubt stays: a later start must not answer for the operator either.
+            Some(doubt) => journal.settle(&doubt)?,
+            None => journal.confirm(last).map_err(|error| JournalError::Io {
+                path: path.into(),
+                doing: "write",
+                error,
+            })?,
+        }
         Ok((journal, history))
     }
 

@@ -160,6 +160,33 @@ fn a_record_cut_at_any_byte_is_dropped_whole() {
     }
 }
 
+/// The decision is damaged after it was confirmed and acted upon, or never was: nobody can tell, at no start.
+#[test]
+fn a_torn_decision_stays_in_doubt_until_the_operator_says() {
+    for (word, decided_for) in [("v4", Side::Old), ("v5", Side::New)] {
+        let dir = journal(&[entered(Stage::Armed), entered(Stage::Verified)]);
+        let path = dir.path().join("journal");
+        let end = frame::read(&std::fs::read(&path).unwrap()).unwrap().end;
+        let (mut log, _) = open(dir.path(), &config(Storage::Shared)).unwrap();
+        log.append(&decided()).unwrap();
+        drop(log);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[end + 20] ^= 0x10;
+        std::fs::write(&path, bytes).unwrap();
+        for start in 1..=3 {
+            let found = reopened(&dir);
+            assert!(found.undecided && found.active == PoolId(0), "start {start}: {found:?}");
+        }
+        adopt(dir.path(), word, "I looked", true).unwrap();
+        let found = reopened(&dir);
+        assert_eq!(
+            (found.undecided, found.unfinished.unwrap().decided),
+            (false, Some(decided_for)),
+            "{word}"
+        );
+    }
+}
+
 #[test]
 fn a_torn_record_leaves_room_for_the_next() {
     let dir = journal(&[entered(Stage::Armed)]);

@@ -21,7 +21,8 @@ impl State {
         let reach = match stage {
             Stage::Idle | Stage::Armed | Stage::Holding => Reach::Sessions,
             Stage::Fenced | Stage::CaughtUp => Reach::Fence,
-            // Later states are never journalled as entered; the furthest reach is the safe reading.
+            // Of the later states only Deciding is journalled, and then the operator is asked; the furthest reach is the
+            // safe reading.
             Stage::Promoted
             | Stage::Verified
             | Stage::Deciding
