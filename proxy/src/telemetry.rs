@@ -367,6 +367,8 @@ pub struct Metrics {
     pub active_pool: Choice,
     /// How often the active pool has been swapped.
     pub epoch: IntGauge,
+    /// 1 while the journal's last record is not written.
+    pub journal_failed: IntGauge,
 }
 
 impl Default for Metrics {
@@ -467,6 +469,11 @@ impl Metrics {
             gate_state: choice("bascule_gate_state", "What the gate says", "state", labels::GATE),
             active_pool: choice("bascule_active_pool", "The pool that serves", "pool", &[]),
             epoch: gauge(r, "bascule_epoch", "Swaps of the active pool"),
+            journal_failed: gauge(
+                r,
+                "bascule_journal_failed",
+                "Whether the last record of the journal could not be written",
+            ),
             registry,
         }
         .begin()

@@ -26,6 +26,12 @@ pub fn status(status: &Status, now_ms: u64) -> String {
     if let Some(needs) = &status.limbo {
         facts.push(("needs", needs.clone()));
     }
+    if let Some(why) = &status.journal {
+        facts.push((
+            "JOURNAL",
+            format!("the last record could not be written, and no cutover can begin: {why}"),
+        ));
+    }
     if !status.not_served.is_empty() {
         facts.push(("NOT SERVED", status.not_served.join("; ")));
     }

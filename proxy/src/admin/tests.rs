@@ -38,6 +38,7 @@ fn idle(active: &str) -> Status {
         sessions: 212,
         held: 0,
         limbo: None,
+        journal: None,
         not_served: vec![],
     }
 }

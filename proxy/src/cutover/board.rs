@@ -34,6 +34,8 @@ struct Facts {
     active_since_ms: u64,
     waits: BTreeMap<&'static str, Vec<String>>,
     alarms: Vec<String>,
+    /// Why the last record could not be written.
+    journal: Option<String>,
 }
 
 impl Board {
@@ -44,6 +46,7 @@ impl Board {
             active_since_ms,
             waits: BTreeMap::new(),
             alarms: vec![],
+            journal: None,
         };
         let published = watch::Sender::new(status(&world, &facts));
         let board = Self { world, facts: Mutex::new(facts), published };
@@ -118,6 +121,15 @@ impl Board {
         }
     }
 
+    /// Whether the last record was written; otherwise why not. Shown until one is.
+    pub(super) fn journal(&self, failed: Option<String>) {
+        let mut facts = self.facts();
+        if facts.journal != failed {
+            facts.journal = failed;
+            self.publish(&facts);
+        }
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +141,7 @@ impl Board {
         metrics.gate_state.set(status.gate.name());
         metrics.active_pool.set(&status.active);
         metrics.epoch.set(status.epoch.0.into());
+        metrics.journal_failed.set(status.journal.is_some().into());
         self.published.send_replace(status);
     }
 }
@@ -159,6 +172,7 @@ fn status(world: &World, facts: &Facts) -> Status {
         sessions: world.registry.len() as u64,
         held: u64::try_from(world.metrics.held_commands.get()).unwrap_or_default(),
         limbo: limbo(&facts.state),
+        journal: facts.journal.clone(),
         not_served: world.barred(),
     }
 }

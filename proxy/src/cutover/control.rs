@@ -35,6 +35,8 @@ use crate::{
 
 /// Of an operator's reason, so that it fits into a record.
 const LONGEST_REASON: usize = 500;
+/// Between two tries of the last record of a cutover.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// The control of cutovers.
 #[derive(Debug)]
@@ -72,6 +74,18 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
     fixed
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without words".into())
+}
+
+/// Writes the last record of a cutover that is over, once that is possible. Nothing else is written meanwhile: there is no
+/// GO while the journal fails.
+async fn write_again(run: &Run, unwritten: Option<Effect>) {
+    let Some(record) = unwritten else { return };
+    loop {
+        tokio::time::sleep(WRITE_AGAIN).await;
+        if run.carry_out(Stage::Idle, vec![record]).await == Event::Done {
+            return;
+        }
+    }
 }
 
 impl Control {
@@ -152,8 +166,7 @@ impl Control {
     /// What speaks for and against a cutover to this pool.
     pub async fn plan(&self, to: &str) -> Result<Plan, Refusal> {
         let between = plan::pools(&self.world.topology.load(), to)?;
-        let stage = self.board.state().stage();
-        Ok(plan::plan(&self.world, &*self.outside, &self.course(between), stage).await)
+        Ok(plan::plan(&self.world, &*self.outside, &self.course(between), &self.status()).await)
     }
 
     /// Starts a cutover if its plan says GO. Its number.
@@ -278,11 +291,15 @@ impl Control {
         let (control, task) = (self.clone(), run.clone());
         let (mut begin, mut words) = (begin, words);
         tokio::spawn(async move {
-            while let Err(what) = unless_it_panics(control.conduct(&task, begin, &mut words)).await {
-                begin = control.after_panic(&task, what).await;
-            }
+            let unwritten = loop {
+                match unless_it_panics(control.conduct(&task, begin, &mut words)).await {
+                    Ok(unwritten) => break unwritten,
+                    Err(what) => begin = control.after_panic(&task, what).await,
+                }
+            };
             *lock(&control.running) = None;
             control.board.enter(&State::Idle);
+            write_again(&task, unwritten).await;
         });
         run
     }
@@ -301,12 +318,13 @@ impl Control {
         next
     }
 
+    /// Up to the end of the cutover. Its last record, where that could not be written.
     async fn conduct(
         &self,
         run: &Run,
         (mut state, mut reaction): (State, Reaction),
         words: &mut mpsc::UnboundedReceiver<Word>,
-    ) {
+    ) -> Option<Effect> {
         let mut before = State::Idle;
         loop {
             let effects = match reaction {
@@ -315,8 +333,10 @@ impl Control {
             };
             if state == State::Idle {
                 // Nothing can call these off, and the cutover is over whatever becomes of them.
-                run.carry_out(Stage::Idle, effects).await;
-                return self.account(run, &before, &state);
+                let last = effects.last().copied();
+                let ended = run.carry_out(Stage::Idle, effects).await;
+                self.account(run, &before, &state);
+                return last.filter(|_| ended != Event::Done);
             }
             self.enter(run, &before, &state);
             before = state.clone();

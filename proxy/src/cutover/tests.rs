@@ -3,7 +3,11 @@
 //! Rule: whatever goes wrong, one pool serves at the end, it writes, and the other one does not.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -590,4 +594,87 @@ async fn a_word_between_two_lives_decides_no_cutover_unless_it_is_said_to_be_unp
             assert!(again.script.log().contains(&"writes v4".to_owned()), "{pool}: {:?}", again.script.log());
         }
     }
+}
+
+/// As the real journal when a sync fails: from the record on that enters this stage, which is there all the same, every
+/// append fails. Whether the whole can be replaced is up to the test.
+#[derive(Debug)]
+struct SyncFails {
+    inner: Box<dyn DecisionLog>,
+    from: Option<Stage>,
+    failed: bool,
+    replaces: Arc<AtomicBool>,
+}
+
+impl DecisionLog for SyncFails {
+    fn prepare(&mut self) -> Result<(), JournalError> {
+        self.inner.prepare()
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        if !self.failed {
+            self.inner.append(record)?;
+            self.failed = matches!(record, Record::Entered { stage, .. } if Some(*stage) == self.from);
+            self.from = self.from.filter(|_| !self.failed);
+        }
+        if self.failed { Err(JournalError::FailStop("EIO".into())) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, record: &Record) -> Result<(), JournalError> {
+        if !self.replaces.load(Ordering::Relaxed) {
+            return Err(JournalError::FailStop("EROFS".into()));
+        }
+        self.inner.settle(record)?;
+        self.failed = false;
+        Ok(())
+    }
+}
+
+fn sync_fails(from: Stage, replaces: &Arc<AtomicBool>) -> Wrap {
+    let replaces = replaces.clone();
+    Box::new(move |inner| Box::new(SyncFails { inner, from: Some(from), failed: false, replaces }))
+}
+
+/// A start days later must not find it unfinished: a promote that nothing undoes would be asked about.
+#[tokio::test]
+async fn an_abort_is_recorded_also_by_a_journal_that_failed() {
+    let config = || {
+        let mut config = config(Storage::Shared);
+        let mut v5 = (*config.pools[1]).clone();
+        v5.contract.promote_reversible = false;
+        config.pools[1] = Arc::new(v5);
+        config
+    };
+    let replaces = Arc::new(AtomicBool::new(true));
+    let rig = Rig::wrapped(config(), sync_fails(Stage::Promoted, &replaces)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "the first life");
+    assert_eq!(rig.control.status().journal, None);
+    let (dir, script) = (rig.dir.clone(), rig.script.clone());
+    drop(rig);
+    let again = Rig::over(config(), dir, script, Box::new(|log| log)).await;
+    again.control.recover().await;
+    let status = again.control.status();
+    assert_eq!((status.state, status.gate), (Stage::Idle, Phase::Open), "{:?}", status.limbo);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_cannot_be_written_is_shown_and_no_cutover_begins_until_it_can() {
+    let replaces = Arc::new(AtomicBool::new(false));
+    let rig = Rig::wrapped(config(Storage::Shared), sync_fails(Stage::Holding, &replaces)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "the first one");
+    assert!(rig.control.status().journal.unwrap().contains("EROFS"));
+    assert_eq!(rig.world.metrics.journal_failed.get(), 1);
+    let refused = rig.control.start("v5").await.unwrap_err();
+    assert!(refused.why[0].contains("EROFS"), "{refused}");
+    replaces.store(true, Ordering::Relaxed);
+    rig.control.watch().wait_for(|status| status.journal.is_none()).await.unwrap();
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    serves(&rig, V5, "once it could be written");
 }

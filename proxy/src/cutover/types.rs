@@ -31,6 +31,9 @@ pub struct Status {
     pub held: u64,
     /// What cannot be done or undone, and what it needs; `None` outside Limbo.
     pub limbo: Option<String>,
+    /// Why the journal's last record could not be written; `None` when it was. No cutover can begin.
+    #[serde(default)]
+    pub journal: Option<String>,
     /// Listeners whose clients are turned away, and why.
     #[serde(default)]
     pub not_served: Vec<String>,

@@ -182,11 +182,15 @@ impl Run {
 
     async fn journal(&self, mark: Mark) -> Carried {
         let record = self.course.record(mark, &lock(&self.said), |pool| self.name(pool));
-        self.with_log(move |log| match mark {
+        let written = self.with_log(move |log| match mark {
             Mark::Adopted(_) => log.settle(&record),
-            Mark::Entered(_) | Mark::Decided | Mark::Undone | Mark::Done => log.append(&record),
-        })
-        .await
+            Mark::Entered(_) | Mark::Decided => log.append(&record),
+            // After a failed write too: without it a start days later would undo what was undone long ago.
+            Mark::Undone | Mark::Done => log.append(&record).or_else(|_| log.settle(&record)),
+        });
+        let written = written.await;
+        self.board.journal(written.as_ref().err().cloned());
+        written
     }
 
     /// The disk may block; the control plane may not.

@@ -290,7 +290,7 @@ impl State {
     }
 }
 
-/// Idle. The record that says how the cutover ended comes last: without it a restart does no harm.
+/// Idle. The record that says how the cutover ended comes last: a restart without it does the same again.
 fn ended(mark: Mark) -> (State, Reaction) {
     (State::Idle, Reaction::Go(vec![Rest, Journal(mark)]))
 }
