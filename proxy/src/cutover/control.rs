@@ -297,6 +297,7 @@ impl Control {
                     Err(what) => begin = control.after_panic(&task, what).await,
                 }
             };
+            task.kept().await;
             *lock(&control.running) = None;
             control.board.enter(&State::Idle);
             write_again(&task, unwritten).await;

@@ -678,3 +678,36 @@ async fn a_journal_that_cannot_be_written_is_shown_and_no_cutover_begins_until_i
     rig.over_and_idle().await;
     serves(&rig, V5, "once it could be written");
 }
+
+/// One thread for what blocks, and the record of the decision keeps it.
+#[test]
+fn a_disk_that_hangs_hides_no_limbo_and_keeps_no_answer_back() {
+    let ((sprung, trapped), (release, end)) = (mpsc::channel(), mpsc::channel());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(1).enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let rig =
+            Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Die(sprung, end), false)).await;
+        rig.sessions(&USERS);
+        rig.control.start("v5").await.unwrap();
+        // The clock stands still while a thread blocks.
+        while trapped.try_recv().is_err() {
+            tokio::time::advance(Duration::from_micros(10)).await;
+        }
+        tokio::time::advance(rig.world.config.cutover.max_hold).await;
+        rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap();
+        assert_eq!(rig.control.report().unwrap().outcome, Outcome::Limbo);
+        let kept = rig.dir.path().join("reports/1.json");
+        assert!(!kept.exists(), "the disk takes nothing, so somebody waited for something else");
+        let refused = rig.control.adopt("v5", "I am in a hurry").await.unwrap_err();
+        assert!(refused.why[0].contains("still being carried out"), "{refused}");
+        drop(release);
+        let asks = |status: &Status| status.limbo.as_ref().is_some_and(|needs| needs.contains("adopt"));
+        rig.control.watch().wait_for(asks).await.unwrap();
+        rig.control.adopt("v5", "I looked").await.unwrap();
+        rig.over_and_idle().await;
+        serves(&rig, V5, "in the end");
+        let kept = std::fs::read_to_string(kept).unwrap();
+        assert!(kept.contains("\"done\""), "{kept}");
+    });
+}

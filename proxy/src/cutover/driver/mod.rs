@@ -12,8 +12,8 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::AbortHandle,
-    time::{Instant, sleep, sleep_until},
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 mod asking;
@@ -68,7 +68,12 @@ pub(super) struct Run {
     doubtful: Mutex<HashSet<SessionId>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
+    /// The last report on its way to the disk.
+    keeping: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long the end of a cutover waits for its report to be on the disk.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// The hold's deadlines; dropped when the gate opens.
 #[derive(Debug)]
@@ -108,8 +113,9 @@ impl Run {
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
         let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock) = (Mutex::new(Book::new(&world)), Mutex::new(None));
-        (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
+        let (book, clock, keeping) = (Mutex::new(Book::new(&world)), Mutex::new(None), Mutex::default());
+        let run = Self { world, outside, log, board, course, words, said, doubtful, book, clock, keeping };
+        (Arc::new(run), received)
     }
 
     /// Carries out effects of a state in order, up to the first that fails.
@@ -290,14 +296,32 @@ impl Run {
         Ok(())
     }
 
-    /// The account of how it ended, or stands.
+    /// The account of how it ended, or stands. A disk that hangs keeps nobody from it: the file follows.
     pub(super) fn report(&self, outcome: Outcome, reason: String) -> Report {
         let between = [self.course.from, self.course.to];
         let report = lock(&self.book).report(&self.world, self.course.id, between, outcome, reason);
-        let kept = book::keep(&self.world.config.server.state_dir, &report);
-        if let Err(error) = kept {
-            tracing::warn!(%error, "the report was not kept");
-        }
+        let (dir, kept) = (self.world.config.server.state_dir.clone(), report.clone());
+        let mut keeping = lock(&self.keeping);
+        let before = keeping.take();
+        *keeping = Some(tokio::spawn(async move {
+            // They have one name, and the last one stays.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            match tokio::task::spawn_blocking(move || book::keep(&dir, &kept)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the report was not kept"),
+                Err(error) => tracing::warn!(%error, "the report was not kept"),
+            }
+        }));
         report
+    }
+
+    /// Returns when the reports are kept, or that takes too long.
+    pub(super) async fn kept(&self) {
+        let keeping = lock(&self.keeping).take();
+        if let Some(keeping) = keeping {
+            let _ = timeout(KEPT, keeping).await;
+        }
     }
 }
