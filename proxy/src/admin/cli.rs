@@ -72,7 +72,8 @@ pub enum Command {
     /// that would make a pool an open relay is refused. A listener whose pool is an open relay serves nobody until
     /// it refuses strangers. SIGTERM
     /// stops accepting, says farewell to the sessions over `limits.shutdown` and exits; a second one exits at
-    /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"). Exits 0, 1 or 2.
+    /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"); what it does not take is lost and
+    /// counted (bascule_log_lines_lost_total). Exits 0, 1 or 2.
     #[command(after_long_help = "Example:\n  BASCULE_LOG=info,bascule::session=debug bascule serve")]
     Serve {
         /// How log lines look: text or json
