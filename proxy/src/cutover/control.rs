@@ -287,7 +287,7 @@ impl Control {
         *lock(&self.running) = Some(run.clone());
         self.board.begin(&run.course);
         // Before the task runs: whoever waits for the end must not take the state before the beginning for it.
-        self.board.enter(&begin.0);
+        self.enter(&run, &begin.0);
         let (control, task) = (self.clone(), run.clone());
         let (mut begin, mut words) = (begin, words);
         tokio::spawn(async move {
@@ -314,7 +314,7 @@ impl Control {
             before = State::Deciding(*terms);
         }
         let next = before.clone().step(Event::Panicked(format!("a mistake in bascule: {what}")));
-        self.enter(run, &before, &next.0);
+        self.enter(run, &next.0);
         tokio::time::sleep(self.world.config.cutover.guard_interval).await;
         next
     }
@@ -326,7 +326,6 @@ impl Control {
         (mut state, mut reaction): (State, Reaction),
         words: &mut mpsc::UnboundedReceiver<Word>,
     ) -> Option<Effect> {
-        let mut before = State::Idle;
         loop {
             let effects = match reaction {
                 Reaction::Go(effects) => effects,
@@ -336,11 +335,10 @@ impl Control {
                 // Nothing can call these off, and the cutover is over whatever becomes of them.
                 let last = effects.last().copied();
                 let ended = run.carry_out(Stage::Idle, effects).await;
-                self.account(run, &before, &state);
+                self.account(run, &state);
                 return last.filter(|_| ended != Event::Done);
             }
-            self.enter(run, &before, &state);
-            before = state.clone();
+            self.enter(run, &state);
             (state, reaction) = self.next(run, state, effects, words).await;
         }
     }
@@ -373,7 +371,7 @@ impl Control {
             match reaction {
                 Reaction::Go(_) => return (next, reaction),
                 Reaction::Stay | Reaction::Refuse(_) if next != state => {
-                    self.enter(run, &state, &next);
+                    self.enter(run, &next);
                     state = next;
                 }
                 Reaction::Stay | Reaction::Refuse(_) => {}
@@ -381,16 +379,17 @@ impl Control {
         }
     }
 
-    fn enter(&self, run: &Run, before: &State, state: &State) {
-        if before.stage() != state.stage() {
+    fn enter(&self, run: &Run, state: &State) {
+        if self.board.state().stage() != state.stage() {
             tracing::info!(cutover = run.course.id, state = state.stage().name(), "cutover");
         }
-        self.account(run, before, state);
+        self.account(run, state);
         self.board.enter(state);
     }
 
-    /// Keeps the report where a cutover has come to an end of some kind.
-    fn account(&self, run: &Run, before: &State, state: &State) {
+    /// Keeps the report where a cutover comes to an end of some kind with this state, which the board does not show yet.
+    fn account(&self, run: &Run, state: &State) {
+        let before = &self.board.state();
         let returned = |state: &State| state.turned_back().map(|reason| reason.to_string());
         let (was, is) = (before.stage(), state.stage());
         let (outcome, reason) = if is == Stage::Soaking && was == Stage::Resuming {

@@ -707,7 +707,21 @@ fn a_disk_that_hangs_hides_no_limbo_and_keeps_no_answer_back() {
         rig.control.adopt("v5", "I looked").await.unwrap();
         rig.over_and_idle().await;
         serves(&rig, V5, "in the end");
+        let counts = rig.world.metrics.cutovers.counts();
+        assert_eq!((counts["limbo"], counts["switched"]), (1, 1));
         let kept = std::fs::read_to_string(kept).unwrap();
         assert!(kept.contains("\"done\""), "{kept}");
     });
+}
+
+#[tokio::test]
+async fn a_panic_counts_one_limbo() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&USERS);
+    rig.script.twist("engage v4", 0, Twist::HappensAndPanics, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "a panic");
+    let counts = rig.world.metrics.cutovers.counts();
+    assert_eq!((counts["limbo"], counts["aborted"]), (1, 1));
 }
