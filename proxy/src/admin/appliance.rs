@@ -31,7 +31,7 @@ pub trait Appliance: Send + Sync + 'static {
     /// From here on no cutover begins.
     fn close(&self);
     /// Sends the running cutover back.
-    fn abort(&self, reason: &str) -> Result<(), Refusal>;
+    fn abort(&self, reason: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Declares by hand which pool is active.
     fn adopt(&self, pool: &str, reason: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// The last cutover's account.
@@ -74,8 +74,8 @@ impl Appliance for Process {
         self.control.close();
     }
 
-    fn abort(&self, reason: &str) -> Result<(), Refusal> {
-        self.control.abort(reason)
+    async fn abort(&self, reason: &str) -> Result<(), Refusal> {
+        self.control.abort(reason).await
     }
 
     async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {

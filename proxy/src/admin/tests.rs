@@ -152,7 +152,7 @@ impl Appliance for Fake {
         self.called("close".into());
     }
 
-    fn abort(&self, reason: &str) -> Result<(), Refusal> {
+    async fn abort(&self, reason: &str) -> Result<(), Refusal> {
         self.called(format!("abort {reason}"));
         Err(Refusal::new("the decision stands", "a cutover in the other direction"))
     }

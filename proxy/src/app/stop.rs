@@ -73,7 +73,7 @@ async fn settle<A: Appliance>(appliance: &A, within: Duration) {
     if settled(&appliance.status()) {
         return;
     }
-    match appliance.abort("bascule is stopping") {
+    match appliance.abort("bascule is stopping").await {
         Ok(()) => tracing::warn!("the cutover is aborted: bascule is stopping"),
         Err(refusal) => tracing::warn!(%refusal, "bascule stops during a cutover and waits for it"),
     }

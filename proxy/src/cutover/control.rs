@@ -21,7 +21,7 @@ use crate::{
     cutover::{
         board::Board,
         course::{Course, terms},
-        driver::{Log, Run, Word},
+        driver::{Asked, Log, Run, Word},
         journal::{DecisionLog, Recovered},
         machine::{Effect, Event, Reaction, Side, State, Stuck},
         outside::{Live, Outside},
@@ -197,12 +197,14 @@ impl Control {
     }
 
     /// Goes back to the old pool, if the decision has not been taken.
-    pub fn abort(&self, reason: &str) -> Result<(), Refusal> {
+    pub async fn abort(&self, reason: &str) -> Result<(), Refusal> {
         let event = Event::Abort(reason.into());
+        let refused = |why| Refusal::new(why, "`bascule status` says where things stand");
+        // What ends just now hears no word any more.
         if let (_, Reaction::Refuse(why)) = self.board.state().step(event.clone()) {
-            return Err(Refusal::new(why, "`bascule status` says where things stand"));
+            return Err(refused(why));
         }
-        self.tell(event).map(drop)
+        self.tell(event, "").await?.map_err(refused)
     }
 
     /// The operator's word on which pool serves, while a cutover is stuck. Returns when it is carried out as far
@@ -210,14 +212,9 @@ impl Control {
     pub async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {
         let side = self.side(pool)?;
         tracing::warn!(pool, reason, "adopt");
-        if let Some(run) = &*lock(&self.running) {
-            *lock(&run.said) = reason.chars().take(LONGEST_REASON).collect();
-        }
         let mut changes = self.watch();
-        let answered = self.tell(Event::Adopt(side))?;
-        if let Ok(Err(why)) = answered.await {
-            return Err(Refusal::new(why, "`bascule status` says what it needs"));
-        }
+        let refused = |why| Refusal::new(why, "`bascule status` says what it needs");
+        self.tell(Event::Adopt(side), reason).await?.map_err(refused)?;
         loop {
             changes.borrow_and_update();
             let State::Limbo(_, stuck, needs) = self.board.state() else { return Ok(()) };
@@ -249,18 +246,22 @@ impl Control {
         }
     }
 
-    /// Hands an event to the cutover that runs; what it says to it.
-    fn tell(&self, event: Event) -> Result<oneshot::Receiver<Result<(), &'static str>>, Refusal> {
+    /// Hands the operator's word to the cutover that runs; what it says to it.
+    async fn tell(&self, event: Event, said: &str) -> Result<Result<(), &'static str>, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let word = Word { event, answer: Some(answer) };
+        let asked = Asked { said: said.chars().take(LONGEST_REASON).collect(), answer };
+        let word = Word { event, asked: Some(asked) };
         let sent = lock(&self.running).as_ref().is_some_and(|run| run.words.send(word).is_ok());
-        if sent { Ok(answered) } else { Err(Refusal::new("no cutover runs", "")) }
+        if !sent {
+            return Err(Refusal::new("no cutover runs", ""));
+        }
+        answered.await.map_err(|_| Refusal::new("the cutover was over before it heard that", ""))
     }
 
     async fn end_soak(&self) -> Result<(), Refusal> {
         let mut changes = self.watch();
         if self.board.state().stage() == Stage::Soaking {
-            let _ = self.tell(Event::Finish);
+            let _ = self.tell(Event::Finish, "").await;
             let _ = changes.wait_for(|status| status.state == Stage::Idle).await;
         }
         // The last run has its records to write.
@@ -355,18 +356,23 @@ impl Control {
         tokio::pin!(work);
         let mut working = true;
         loop {
-            let (event, answer) = tokio::select! {
+            let (event, asked) = tokio::select! {
                 biased;
-                Some(word) = words.recv() => (word.event, word.answer),
+                Some(word) = words.recv() => (word.event, word.asked),
                 event = &mut work, if working => {
                     working = false;
                     (event, None)
                 }
                 else => return (State::Idle, Reaction::Stay),
             };
+            let adopts = matches!(event, Event::Adopt(_));
             let (next, reaction) = state.clone().step(event);
-            if let Some(answer) = answer {
-                let _ = answer.send(if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) });
+            if let Some(asked) = asked {
+                let taken = if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) };
+                if adopts && taken.is_ok() {
+                    *lock(&run.said) = asked.said;
+                }
+                let _ = asked.answer.send(taken);
             }
             match reaction {
                 Reaction::Go(_) => return (next, reaction),

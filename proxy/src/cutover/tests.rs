@@ -107,7 +107,7 @@ async fn a_cutover_in_the_other_direction_follows_at_once() {
     rig.sessions(&USERS);
     rig.control.start("v5").await.unwrap();
     rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
-    let refused = rig.control.abort("too late").unwrap_err();
+    let refused = rig.control.abort("too late").await.unwrap_err();
     assert!(refused.why[0].contains("the decision stands"), "{refused:?}");
     assert_eq!(rig.control.start("v4").await, Ok(2), "the soak ends");
     rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
@@ -202,7 +202,7 @@ async fn the_operator_aborts_at_any_time_before_the_decision() {
                 rig.script.twist(asked, skip, twist.clone(), 1);
                 rig.control.start("v5").await.unwrap();
                 rig.script.until_asked(asked, skip + 1).await;
-                rig.control.abort("changed my mind").unwrap();
+                rig.control.abort("changed my mind").await.unwrap();
                 rig.over_and_idle().await;
                 let what = format!("{asked} {skip} {twist:?}");
                 went_home(&rig, &what);
@@ -317,7 +317,7 @@ async fn a_promote_that_cannot_be_undone_waits_for_the_operator() {
         rig.script.twist("writes v5", 0, Twist::HappensUnknown, 1);
         rig.control.start("v5").await.unwrap();
         rig.control.watch().wait_for(|status| status.state == Stage::Limbo).await.unwrap();
-        let refused = rig.control.abort("please").unwrap_err();
+        let refused = rig.control.abort("please").await.unwrap_err();
         assert!(refused.why[0].contains("adopt"), "{refused}");
         if serving == V4 {
             // v5 writes: the word alone opens nothing.
@@ -528,14 +528,14 @@ async fn what_a_standby_does_not_say_about_strangers_is_asked_after_the_promote(
 #[tokio::test]
 async fn a_second_start_and_words_without_a_cutover_are_refused() {
     let rig = Rig::new(config(Storage::Shared)).await;
-    assert!(rig.control.abort("what").unwrap_err().why[0].contains("no cutover"));
+    assert!(rig.control.abort("what").await.unwrap_err().why[0].contains("no cutover"));
     assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
     rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
     rig.control.start("v5").await.unwrap();
     rig.script.until_asked("canaries v4", 1).await;
     assert!(rig.control.start("v5").await.unwrap_err().why[0].contains("armed"));
     assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
-    rig.control.abort("enough").unwrap();
+    rig.control.abort("enough").await.unwrap();
     rig.over_and_idle().await;
     went_home_alone(&rig);
 }
@@ -724,4 +724,35 @@ async fn a_panic_counts_one_limbo() {
     went_home(&rig, "a panic");
     let counts = rig.world.metrics.cutovers.counts();
     assert_eq!((counts["limbo"], counts["aborted"]), (1, 1));
+}
+#[tokio::test]
+async fn of_two_aborts_at_once_one_is_told_that_it_was_too_late() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&USERS);
+    rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.script.until_asked("canaries v4", 1).await;
+    let (first, second) = tokio::join!(rig.control.abort("the first"), rig.control.abort("the second"));
+    first.unwrap();
+    assert!(second.unwrap_err().why[0].contains("on its way back already"));
+    rig.over_and_idle().await;
+    went_home(&rig, "two aborts");
+    assert!(rig.control.report().unwrap().reason.contains("the first"));
+}
+
+#[tokio::test]
+async fn the_reason_of_a_refused_word_is_not_taken_for_that_of_the_one_before() {
+    let rig = Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Fail, false)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap();
+    let (first, second) =
+        tokio::join!(rig.control.adopt("v4", "I looked"), rig.control.adopt("v5", "I did not"));
+    first.unwrap();
+    assert!(second.unwrap_err().why[0].contains("an earlier word"));
+    rig.over_and_idle().await;
+    serves(&rig, V4, "the first word");
+    let journal = std::fs::read(rig.dir.path().join("journal")).unwrap();
+    let journal = String::from_utf8_lossy(&journal);
+    assert!(journal.contains("I looked") && !journal.contains("I did not"), "{journal}");
 }

@@ -49,8 +49,17 @@ pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
 #[derive(Debug)]
 pub(super) struct Word {
     pub(super) event: Event,
+    /// Who waits for what comes of it.
+    pub(super) asked: Option<Asked>,
+}
+
+/// An operator who said a word.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// His reason.
+    pub(super) said: String,
     /// Told whether it had an effect; otherwise why not.
-    pub(super) answer: Option<oneshot::Sender<Result<(), &'static str>>>,
+    pub(super) answer: oneshot::Sender<Result<(), &'static str>>,
 }
 
 /// One cutover as it runs.
@@ -62,7 +71,7 @@ pub(super) struct Run {
     pub(super) board: Arc<Board>,
     pub(super) course: Course,
     pub(super) words: mpsc::UnboundedSender<Word>,
-    /// The operator's last word on which pool serves, for the journal.
+    /// The operator's reason for the last word on which pool serves that was taken, for the journal.
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
@@ -249,7 +258,7 @@ impl Run {
         let (world, words) = (self.world.clone(), self.words.clone());
         let overdue = Instant::now() + self.cutover().max_hold;
         let task = tokio::spawn(async move {
-            let tell = |event| drop(words.send(Word { event, answer: None }));
+            let tell = |event| drop(words.send(Word { event, asked: None }));
             sleep(share).await;
             while let Some(left) = world.gate.left(now()) {
                 if world.gate.expire(now()) {
