@@ -24,6 +24,7 @@ use crate::{
         process, relays, reload,
         stop::{Signals, wind_down},
     },
+    checks::note,
     config::Config,
     cutover::{
         Control,
@@ -54,6 +55,8 @@ fn run(config: Arc<Config>, logs: &Logs) -> anyhow::Result<()> {
     process::raise_open_files(config.limits.connections);
     let certificates = local::certificates(&config)?;
     let (journal, recovered) = journal::open(dir, &config)?;
+    // With the journal's lock, and before anything that it might undo is touched.
+    note::end_left_behind(dir);
     let data = Plane::start(config.server.threads)?;
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build();
     let control = control.context("the runtime could not be started")?;

@@ -99,7 +99,7 @@ impl Live {
             return Answer::Fail(format!("pool {} has no hook for {}", pool.name, act.name()));
         };
         let env = [("BASCULE_POOL", pool.name.clone()), ("BASCULE_ACTION", act.name().to_owned())];
-        let outcome = hooks::run(hook, &env).await;
+        let outcome = hooks::run_noted(hook, &env, &self.world.config.server.state_dir).await;
         if outcome.succeeded() {
             return Answer::Pass;
         }
