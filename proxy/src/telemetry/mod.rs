@@ -335,13 +335,10 @@ impl Metrics {
         let gauges =
             |name, help, labels: &[&str]| register(r, IntGaugeVec::new(Opts::new(name, help), labels));
         let bytes = counters("bascule_bytes_total", "Bytes between clients and the proxy", &["direction"]);
+        let outcomes = |name, help, known| Family::new(r, name, help, "outcome", known);
         let choice = |name, help, label, known: &[&str]| Choice::new(r, name, help, label, known);
         Self {
-            log_lines_lost: counter(
-                r,
-                "bascule_log_lines_lost_total",
-                "Log lines lost because stderr took none",
-            ),
+            log_lines_lost: counter(r, "bascule_log_lines_lost_total", "Log lines that stderr did not take"),
             lost: OnceLock::new(),
             sessions: gauges("bascule_sessions", "Client sessions alive", &["listener"]),
             check_answers: counters(
@@ -379,18 +376,10 @@ impl Metrics {
             bytes_to_clients: bytes.with_label_values(&["to_clients"]),
             uploads_spooled: gauge(r, "bascule_uploads_spooled_bytes", "Uploads on disk"),
             uploads_memory: gauge(r, "bascule_uploads_memory_bytes", "Uploads in memory, but small ones"),
-            messages: Family::new(
-                r,
-                "bascule_messages_total",
-                "Messages of SMTP and LMTP",
-                "outcome",
-                labels::MESSAGES,
-            ),
-            http_requests: Family::new(
-                r,
+            messages: outcomes("bascule_messages_total", "Messages of SMTP and LMTP", labels::MESSAGES),
+            http_requests: outcomes(
                 "bascule_http_requests_total",
                 "Requests of HTTP by what became of them",
-                "outcome",
                 labels::HTTP_REQUESTS,
             ),
             http_queued: gauge(r, "bascule_http_queued", "Requests that wait for a place at their service"),
@@ -406,27 +395,21 @@ impl Metrics {
                 "Requests of HTTP said again",
                 labels::HTTP_AGAIN,
             ),
-            http_streams: Family::new(
-                r,
+            http_streams: outcomes(
                 "bascule_http_streams_total",
                 "Streams of HTTP whose server was left or lost, by what became of them",
-                "outcome",
                 labels::HTTP_STREAMS,
             ),
             http_events: gauge(r, "bascule_http_events", "Streams of events that are open"),
             http_polls: gauge(r, "bascule_http_polls", "Long polls that wait"),
             http_sockets: gauge(r, "bascule_http_sockets", "WebSockets that are open"),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
-            cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),
+            cutovers: outcomes("bascule_cutovers_total", "Cutovers ended", labels::OUTCOMES),
             cutover_state: choice("bascule_cutover_state", "State of the cutover", "state", labels::STATES),
             gate_state: choice("bascule_gate_state", "What the gate says", "state", labels::GATE),
             active_pool: choice("bascule_active_pool", "The pool that serves", "pool", &[]),
             epoch: gauge(r, "bascule_epoch", "Swaps of the active pool"),
-            journal_failed: gauge(
-                r,
-                "bascule_journal_failed",
-                "Whether the last record of the journal could not be written",
-            ),
+            journal_failed: gauge(r, "bascule_journal_failed", "Last record of the journal not written"),
             registry,
         }
         .begin()
