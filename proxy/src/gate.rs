@@ -178,6 +178,8 @@ impl Gate {
             }
             // It may expire in between; that does not keep it from opening.
             if self.swap(word, pack(Phase::Open, epoch, 0)) {
+                // As in [`Self::shut`]: who waits is seen from here on, or sees the open gate.
+                fence(Ordering::SeqCst);
                 return Ok(());
             }
         }
@@ -531,6 +533,25 @@ mod model {
             }
             let admitted = session.join().unwrap();
             assert!(seen || !admitted, "a write for the old pool after the new one was opened");
+        });
+    }
+
+    /// And of a gate that opens.
+    #[test]
+    fn who_begins_to_wait_sees_the_gate_open_or_is_seen() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new(Epoch(0)));
+            gate.shut(Instant::now(), Duration::from_secs(1)).unwrap();
+            let word = Arc::new(Word::default());
+            let (its_gate, its_word) = (gate.clone(), word.clone());
+            let session = thread::spawn(move || {
+                its_word.wait(Standing { waits: true, ..Standing::default() });
+                its_gate.admits(Epoch(0))
+            });
+            gate.open(Epoch(0)).unwrap();
+            let seen = word.read().waits;
+            let open = session.join().unwrap();
+            assert!(seen || open, "it sleeps before an open gate");
         });
     }
 }

@@ -182,7 +182,8 @@ async fn abort<A: Appliance>(
     body: Result<Json<Abort>, JsonRejection>,
 ) -> Result<Response, Failure> {
     let Json(Abort { reason }) = body?;
-    let result = shared.appliance.abort(&reason);
+    let (appliance, why) = (shared.appliance, reason.clone());
+    let result = detached(async move { appliance.abort(&why).await }).await;
     audit(peer, "cutover abort", "", &reason, &result);
     Ok(Json(result.map(|()| serde_json::json!({}))?).into_response())
 }

@@ -28,8 +28,10 @@ pub trait Appliance: Send + Sync + 'static {
     fn plan(&self, to: &str) -> impl Future<Output = Result<Plan, Refusal>> + Send;
     /// Begins a cutover; its number.
     fn start(self: &Arc<Self>, to: &str) -> impl Future<Output = Result<u64, Refusal>> + Send;
+    /// From here on no cutover begins.
+    fn close(&self);
     /// Sends the running cutover back.
-    fn abort(&self, reason: &str) -> Result<(), Refusal>;
+    fn abort(&self, reason: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Declares by hand which pool is active.
     fn adopt(&self, pool: &str, reason: &str) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// The last cutover's account.
@@ -68,8 +70,12 @@ impl Appliance for Process {
         self.control.start(to).await
     }
 
-    fn abort(&self, reason: &str) -> Result<(), Refusal> {
-        self.control.abort(reason)
+    fn close(&self) {
+        self.control.close();
+    }
+
+    async fn abort(&self, reason: &str) -> Result<(), Refusal> {
+        self.control.abort(reason).await
     }
 
     async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {

@@ -84,7 +84,8 @@ pub enum Command {
     /// that would make a pool an open relay is refused. A listener whose pool is an open relay serves nobody until
     /// it refuses strangers. SIGTERM
     /// stops accepting, says farewell to the sessions over `limits.shutdown` and exits; a second one exits at
-    /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"). Exits 0, 1 or 2.
+    /// once. Log lines go to stderr, filtered by BASCULE_LOG (default "info"); what it does not take is lost and
+    /// counted (bascule_log_lines_lost_total). Exits 0, 1 or 2.
     #[command(after_long_help = "Example:\n  BASCULE_LOG=info,bascule::session=debug bascule serve")]
     Serve {
         /// How log lines look: text or json
@@ -156,9 +157,10 @@ pub enum Cutover {
     },
     /// Repair by hand: declare which pool is active.
     ///
-    /// For Limbo, and for a state_dir whose journal does not fit the configuration. Nothing is fenced, promoted
-    /// or proved: make sure first that the other pool cannot write. Goes through the running bascule, or
-    /// straight to the journal when none runs (then as the owner of the state_dir). Exits 0, 1 or 2.
+    /// For Limbo, and for a state_dir whose journal does not fit the configuration. Goes through the running
+    /// bascule, which fences the other pool, promotes this one and proves both; or straight to the journal when
+    /// none runs. Then nothing is fenced, promoted or proved: make sure first that the other pool cannot write,
+    /// and say it as the owner of the state_dir. Exits 0, 1 or 2.
     #[command(
         after_long_help = "Example:\n  bascule cutover adopt v5 --reason 'v4 burnt down, v5 promoted by hand'"
     )]
@@ -169,6 +171,10 @@ pub enum Cutover {
         /// Stands in the journal for ever
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
+        /// While no bascule runs: also if the journal shows a cutover that is not decided. The next start would
+        /// undo it or ask, with proofs; this ends it without
+        #[arg(long)]
+        unproved: bool,
     },
     /// Show the report of the last cutover.
     ///

@@ -107,7 +107,7 @@ pub async fn cutover(
     command: Cutover,
     client: &Client,
     output: Output,
-    offline: impl FnOnce(&str, &str) -> Result<(), Refusal>,
+    offline: impl FnOnce(&str, &str, bool) -> Result<(), Refusal>,
 ) -> Exit {
     let result = match command {
         Cutover::Plan { to } => plan(client, output, &to).await,
@@ -118,7 +118,10 @@ pub async fn cutover(
             output.say(&serde_json::json!({}), |_| text.to_owned());
             Exit::Done
         }),
-        Cutover::Adopt { pool, reason } => adopt(client, output, &pool, &reason, offline).await,
+        Cutover::Adopt { pool, reason, unproved } => {
+            let offline = || offline(&pool, &reason, unproved);
+            adopt(client, output, &pool, &reason, offline).await
+        }
         Cutover::Report => report(client, output).await,
     };
     ended(result, output)
@@ -202,10 +205,10 @@ async fn adopt(
     output: Output,
     pool: &str,
     reason: &str,
-    offline: impl FnOnce(&str, &str) -> Result<(), Refusal>,
+    offline: impl FnOnce() -> Result<(), Refusal>,
 ) -> Result<Exit, ClientError> {
     match client.adopt(pool, reason).await {
-        Err(ClientError::NotRunning { .. }) => offline(pool, reason).map_err(ClientError::Refused)?,
+        Err(ClientError::NotRunning { .. }) => offline().map_err(ClientError::Refused)?,
         answer => answer?,
     }
     output.say(&serde_json::json!({ "active": pool }), |_| {

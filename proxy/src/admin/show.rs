@@ -29,6 +29,12 @@ pub fn status(status: &Status, now_ms: u64) -> String {
     if !status.not_reached.is_empty() {
         facts.push(("NOT REACHED", status.not_reached.join("; ")));
     }
+    if let Some(why) = &status.journal {
+        facts.push((
+            "JOURNAL",
+            format!("the last record could not be written, and no cutover can begin: {why}"),
+        ));
+    }
     if !status.not_served.is_empty() {
         facts.push(("NOT SERVED", status.not_served.join("; ")));
     }

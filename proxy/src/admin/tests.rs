@@ -40,6 +40,7 @@ fn idle(active: &str) -> Status {
         held: 0,
         limbo: None,
         not_reached: vec![],
+        journal: None,
         not_served: vec![],
     }
 }
@@ -150,7 +151,11 @@ impl Appliance for Fake {
         Ok(7)
     }
 
-    fn abort(&self, reason: &str) -> Result<(), Refusal> {
+    fn close(&self) {
+        self.called("close".into());
+    }
+
+    async fn abort(&self, reason: &str) -> Result<(), Refusal> {
         self.called(format!("abort {reason}"));
         Err(Refusal::new("the decision stands", "a cutover in the other direction"))
     }
@@ -218,7 +223,7 @@ async fn rig(fake: Fake) -> Rig {
 const JSON: Output = Output { json: true };
 
 async fn run(client: &Client, command: Cutover) -> Exit {
-    command::cutover(command, client, JSON, |_, _| Err(Refusal::new("not offline", ""))).await
+    command::cutover(command, client, JSON, |_, _, _| Err(Refusal::new("not offline", ""))).await
 }
 
 fn start_v5() -> Cutover {
@@ -300,13 +305,13 @@ async fn nothing_starts_before_the_recovery_is_over_or_while_stopping() {
 #[tokio::test]
 async fn adopt_goes_to_the_running_bascule_and_else_to_the_journal() {
     let rig = rig(Fake::new(Outcome::Done)).await;
-    let adopt = || Cutover::Adopt { pool: "v5".into(), reason: "burnt".into() };
+    let adopt = || Cutover::Adopt { pool: "v5".into(), reason: "burnt".into(), unproved: false };
     assert_eq!(run(&rig.client, adopt()).await, Exit::Done);
     assert_eq!(*rig.fake.calls.lock().unwrap(), ["adopt v5 burnt"]);
 
     let nobody = Client::new("/nonexistent/control.sock".into());
     let mut offline = None;
-    let exit = command::cutover(adopt(), &nobody, JSON, |pool, reason| {
+    let exit = command::cutover(adopt(), &nobody, JSON, |pool, reason, _| {
         offline = Some(format!("{pool} {reason}"));
         Ok(())
     })

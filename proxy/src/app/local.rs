@@ -101,13 +101,13 @@ pub(super) fn check(path: &Path, output: Output) -> Result<(), Failed> {
 }
 
 /// `bascule cutover adopt` on the journal itself; its lock keeps a running bascule out.
-pub(super) fn adopt(path: &Path, pool: &str, reason: &str) -> Result<(), Refusal> {
+pub(super) fn adopt(path: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), Refusal> {
     let work = || {
         let config = Config::load(path)?;
         known(&config, pool)?;
         let dir = &config.server.state_dir;
         process::check_state_dir(dir)?;
-        journal::adopt(dir, pool, reason).map_err(anyhow::Error::from)?;
+        journal::adopt(dir, pool, reason, unproved).map_err(anyhow::Error::from)?;
         Ok::<(), Failed>(())
     };
     work().map_err(|failed| failed.refusal())
@@ -176,11 +176,11 @@ mod tests {
     #[test]
     fn adopt_repairs_the_journal_of_a_bascule_that_does_not_run() {
         let (_dir, file, state) = rig();
-        let refusal = adopt(&file, "v5", "test").unwrap_err();
+        let refusal = adopt(&file, "v5", "test", false).unwrap_err();
         assert!(refusal.why[0].contains("bascule init"), "{refusal}");
 
         init(&file, "v4", QUIET).unwrap();
-        adopt(&file, "v5", "test").unwrap();
+        adopt(&file, "v5", "test", false).unwrap();
         let config = Config::load(&file).unwrap();
         let (_, recovered) = journal::open(&state, &config).unwrap();
         assert_eq!(config.pools[usize::from(recovered.active.0)].name, "v5");

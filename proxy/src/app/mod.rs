@@ -11,7 +11,7 @@ mod process;
 mod relays;
 mod reload;
 mod serve;
-mod stop;
+pub(crate) mod stop;
 
 use std::{env, path::Path};
 
@@ -37,7 +37,8 @@ pub fn run(cli: Cli) -> Exit {
             remote(&path, output, async |client| command::sessions(client, output).await)
         }
         Command::Cutover(cutover) => remote(&path, output, async |client| {
-            let offline = |pool: &str, reason: &str| local::adopt(&path, pool, reason);
+            let offline =
+                |pool: &str, reason: &str, unproved: bool| local::adopt(&path, pool, reason, unproved);
             command::cutover(cutover, client, output, offline).await
         }),
     }

@@ -24,6 +24,7 @@ use crate::{
         process, relays, reload,
         stop::{Signals, wind_down},
     },
+    checks::note,
     config::Config,
     cutover::{
         Control,
@@ -32,7 +33,7 @@ use crate::{
     gate::Gate,
     net::{spool::Spool, tls::Connectors},
     session::{World, http, relays::Relays},
-    telemetry::{self, LogFormat, Metrics},
+    telemetry::{LogFormat, Logs, Metrics},
     topology::{Current, Topology},
 };
 
@@ -40,24 +41,27 @@ type Certificates = Option<Arc<bascule_certs::Store>>;
 
 /// Runs until it is told to end.
 pub(super) fn serve(path: &Path, log: LogFormat) -> Result<(), Failed> {
-    telemetry::init_logs(log).map_err(anyhow::Error::msg)?;
+    let logs = Logs::begin(log).map_err(anyhow::Error::msg)?;
     process::forbid_core_dumps();
     let config = Arc::new(Config::load(path)?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
-    run(config)?;
+    run(config, &logs)?;
     Ok(())
 }
 
-fn run(config: Arc<Config>) -> anyhow::Result<()> {
+fn run(config: Arc<Config>, logs: &Logs) -> anyhow::Result<()> {
     let dir = &config.server.state_dir;
     process::check_state_dir(dir)?;
     process::raise_open_files(config.limits.connections);
     let certificates = local::certificates(&config)?;
     let (journal, recovered) = journal::open(dir, &config)?;
+    // With the journal's lock, and before anything that it might undo is touched.
+    note::end_left_behind(dir);
     let data = Plane::start(config.server.threads)?;
     let control = Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build();
     let control = control.context("the runtime could not be started")?;
     let world = Arc::new(world(config.clone(), &recovered)?);
+    world.metrics.watch_logs(logs);
     let result = control.block_on(operate(world, journal, recovered, certificates, &data));
     // Whatever still runs has had its time.
     drop(data);

@@ -55,7 +55,8 @@ impl Signals {
 }
 
 /// Ends what runs: a cutover first, then the sessions, each within `within`.
-pub(super) async fn wind_down<A: Appliance>(appliance: &A, registry: &Registry, within: Duration) {
+pub(crate) async fn wind_down<A: Appliance>(appliance: &A, registry: &Registry, within: Duration) {
+    appliance.close();
     settle(appliance, within).await;
     let sessions = registry.len();
     tracing::info!(sessions, "saying farewell");
@@ -72,7 +73,7 @@ async fn settle<A: Appliance>(appliance: &A, within: Duration) {
     if settled(&appliance.status()) {
         return;
     }
-    match appliance.abort("bascule is stopping") {
+    match appliance.abort("bascule is stopping").await {
         Ok(()) => tracing::warn!("the cutover is aborted: bascule is stopping"),
         Err(refusal) => tracing::warn!(%refusal, "bascule stops during a cutover and waits for it"),
     }

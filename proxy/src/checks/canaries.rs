@@ -17,7 +17,7 @@ use crate::{
         },
         reader::{ByImap, Reader, release},
         server::Reach,
-        trial::Bait,
+        trial::{Bait, Write},
         unanswered::Unanswered,
     },
     config::{Account, FenceKind, Protocol},
@@ -72,6 +72,30 @@ impl Canaries {
         let (account, kind, server) = (account.clone(), fence.kind, config.imap.server.clone());
         let bait = reader.bait().clone();
         Ok(Self { pool, account, kind, server, bait, reader: Canary::new(reader), mail, http, proved: false })
+    }
+
+    /// Opens anew what has ended since, and shows again that it can write: right before the fence, so that only the
+    /// fence can have ended what is found ended after it. (A server of HTTP that keeps no connections may go on so:
+    /// on it nothing is older than the fence.)
+    pub async fn stand(&mut self, world: &World) -> Result<(), String> {
+        let Self { pool, account, reader, bait, mail, http, .. } = self;
+        let reach = Reach { world, pool: *pool };
+        let unwanted = |name: &str, write: Write| format!("canary: {}", write.wanted().named(name));
+        if reader.is_over().await {
+            let fresh = release(&reach, account).await.map_err(|why| format!("canary: {why}"))?;
+            (*bait, *reader) = (fresh.bait().clone(), Canary::new(fresh));
+        }
+        for ((protocol, canary), (_, way)) in mail.iter_mut().zip(by_mail(world, *pool, account)) {
+            if canary.is_over().await {
+                *canary = Canary::new(way.open().await.map_err(|write| unwanted(protocol.name(), write))?);
+            }
+        }
+        for (canary, (name, way)) in http.iter_mut().zip(by_http(world, *pool, account)?) {
+            if canary.is_over().await {
+                *canary = Canary::new(way.open().await.map_err(|write| unwanted(&name, write))?);
+            }
+        }
+        Ok(())
     }
 
     /// Whether nobody can write to the pool. Asked again after a Pass it is proved anew. After a Fail it is of

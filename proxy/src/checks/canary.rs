@@ -92,6 +92,14 @@ impl<S: Tried> Canary<S> {
         Self(Session::Open(session))
     }
 
+    /// Whether it is of no use before a fence: what ended then was ended by something else.
+    pub(super) async fn is_over(&mut self) -> bool {
+        match &mut self.0 {
+            Session::Open(session) => session.ended(Duration::ZERO).await,
+            Session::Ended | Session::Lost(_) => true,
+        }
+    }
+
     /// The session, where it still stands.
     pub(super) fn into_open(self) -> Option<S> {
         if let Session::Open(session) = self.0 { Some(session) } else { None }
@@ -272,6 +280,21 @@ mod tests {
         fake.becomes(Habit::RefusesAll);
         let answer = prove(&mut canary, &watch, &fake).await;
         assert!(matches!(answer, Answer::Unknown(_)), "{answer}");
+    }
+
+    /// By a balancer's idle timeout, the server's own, or a restart.
+    #[tokio::test]
+    async fn a_canary_that_ended_before_the_fence_is_known_to_prove_nothing() {
+        let before = Fake::new(Habit::Serves);
+        let mut ended = canary(&before).await;
+        before.stop();
+        // The pool lives on, and a fence that only refuses logins is engaged on it.
+        let pool = Fake::new(Habit::Serves);
+        let mut other = canary(&pool).await;
+        assert!(ended.is_over().await && !other.is_over().await);
+        pool.becomes(Habit::RefusesLogins);
+        let answer = prove(&mut other, &watch(FenceKind::Refuse, "unused"), &pool).await;
+        assert!(matches!(answer, Answer::Fail(_)), "{answer}");
     }
 
     #[tokio::test]

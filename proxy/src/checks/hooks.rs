@@ -6,6 +6,7 @@
 use std::{
     fmt, io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -15,10 +16,10 @@ use tokio::{
     io::AsyncReadExt,
     net::unix::pipe::Receiver,
     process::{Child, Command},
-    time::timeout,
+    time::{sleep_until, timeout, timeout_at},
 };
 
-use crate::config::Hook;
+use crate::{checks::note, config::Hook};
 
 /// Output that is kept: its end, which says why a program gave up.
 const OUTPUT: usize = 64 * 1024;
@@ -75,25 +76,41 @@ impl fmt::Display for Outcome {
 
 /// Runs a hook to its end or its time limit. `env` adds to `PATH` and `LANG`, the only variables it inherits.
 pub async fn run(hook: &Hook, env: &[(&str, String)]) -> Outcome {
-    begin(hook, env, None).await
+    begin(hook, env, None, None).await
+}
+
+/// The same, noted in `dir`: if this process is killed meanwhile, the next one ends the hook before it does anything.
+pub async fn run_noted(hook: &Hook, env: &[(&str, String)], dir: &Path) -> Outcome {
+    begin(hook, env, None, Some(dir.into())).await
 }
 
 /// The same, with everything that it writes to its standard output in `text`, up to `limit` bytes of it; the rest is
 /// read and dropped. Of its standard error the end is kept.
 pub async fn read(hook: &Hook, env: &[(&str, String)], text: &mut Vec<u8>, limit: usize) -> Outcome {
-    begin(hook, env, Some((text, limit))).await
+    begin(hook, env, Some((text, limit)), None).await
 }
 
-async fn begin(hook: &Hook, env: &[(&str, String)], text: Option<(&mut Vec<u8>, usize)>) -> Outcome {
+async fn begin(
+    hook: &Hook,
+    env: &[(&str, String)],
+    text: Option<(&mut Vec<u8>, usize)>,
+    note: Option<PathBuf>,
+) -> Outcome {
     let begun = Instant::now();
-    let (mut child, said, apart) = match start(hook, env, text.is_some()) {
-        Ok(started) => started,
-        Err(error) => {
-            let status = Status::NotStarted(error.to_string());
-            return Outcome { status, output: String::new(), took: begun.elapsed() };
-        }
+    let until = begun + hook.timeout;
+    let started = async {
+        let (command, said, apart) = prepare(hook, env, text.is_some())?;
+        Ok((start(command, note).await?, said, apart))
     };
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    let ended = |status| Outcome { status, output: String::new(), took: begun.elapsed() };
+    let ((mut child, mut group), said, apart) = match timeout_at(until.into(), started).await {
+        Ok(Ok(started)) => started,
+        Ok(Err(error)) => {
+            let error: io::Error = error;
+            return ended(Status::NotStarted(error.to_string()));
+        }
+        Err(_) => return ended(Status::TimedOut),
+    };
     let mut tail = Tail { pipe: said, kept: Vec::new() };
     let mut whole = apart.zip(text).map(|(pipe, (text, limit))| Whole { pipe, text, limit });
     let status = tokio::select! {
@@ -101,7 +118,7 @@ async fn begin(hook: &Hook, env: &[(&str, String)], text: Option<(&mut Vec<u8>, 
             group.release();
             ended.map_or_else(|error| Status::NotStarted(error.to_string()), status_of)
         }
-        () = tokio::time::sleep(hook.timeout) => {
+        () = sleep_until(until.into()) => {
             drop(group);
             // Only so that it leaves no zombie; what it says no longer counts.
             let _ = timeout(REAP, child.wait()).await;
@@ -115,20 +132,21 @@ async fn begin(hook: &Hook, env: &[(&str, String)], text: Option<(&mut Vec<u8>, 
     Outcome { status, output: tail.lines(), took: begun.elapsed() }
 }
 
-/// Starts it in a process group of its own, with one pipe for both outputs, or one for each: the other is that of the
+/// A program in a process group of its own, with one pipe for both outputs, or one for each: the other is that of the
 /// standard output.
-fn start(
+fn prepare(
     hook: &Hook,
     env: &[(&str, String)],
     apart: bool,
-) -> io::Result<(Child, Receiver, Option<Receiver>)> {
+) -> io::Result<(Command, Receiver, Option<Receiver>)> {
     let (program, arguments) =
         hook.exec.split_first().ok_or_else(|| io::Error::other("no program is configured"))?;
     let (read, write) = io::pipe()?;
     let (text, written) =
         if apart { io::pipe().map(|(read, write)| (Some(read), write))? } else { (None, write.try_clone()?) };
     let inherited = ["PATH", "LANG"].into_iter().filter_map(|key| Some((key, std::env::var_os(key)?)));
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(inherited)
@@ -136,11 +154,29 @@ fn start(
         .stdin(Stdio::null())
         .stdout(written)
         .stderr(write)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+        .process_group(0);
     let receiver = |pipe: io::PipeReader| Receiver::from_owned_fd(OwnedFd::from(pipe));
-    Ok((child, receiver(read)?, text.map(receiver).transpose()?))
+    Ok((command, receiver(read)?, text.map(receiver).transpose()?))
+}
+
+/// Starts it. A program on a file system that hangs would keep this thread; whoever no longer waits for it leaves
+/// nothing behind.
+async fn start(mut command: Command, dir: Option<PathBuf>) -> io::Result<(Child, Group)> {
+    let started = move || {
+        let child = command.spawn().map_err(|error| {
+            let program = command.as_std().get_program().display();
+            io::Error::new(error.kind(), format!("{program}: {error}"))
+        })?;
+        let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let group = Group(leader);
+        if let Some((dir, leader)) = dir.zip(leader)
+            && let Err(error) = note::write(&dir, leader)
+        {
+            tracing::warn!(%error, "a hook was started and could not be noted");
+        }
+        Ok((child, group))
+    };
+    tokio::task::spawn_blocking(started).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Waits for the end and reads meanwhile, so that a full pipe stops nobody.
@@ -234,7 +270,7 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -349,7 +385,8 @@ mod tests {
     async fn output_is_bounded_and_its_end_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let flood = "i=0; while [ $i -lt 20000 ]; do echo \"line $i of a flood that no pipe can hold\"; i=$((i+1)); done";
-        let (mut child, pipe, _) = start(&script(dir.path(), flood), &[], false).unwrap();
+        let (command, pipe, _) = prepare(&script(dir.path(), flood), &[], false).unwrap();
+        let (mut child, _group) = start(command, None).await.unwrap();
         let mut tail = Tail { pipe, kept: Vec::new() };
         tail.read().await;
         assert!(child.wait().await.unwrap().success());

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod keywords;
 mod mail;
 mod mailbox;
+pub(crate) mod note;
 pub mod proof;
 mod queue;
 mod reader;

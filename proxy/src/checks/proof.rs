@@ -11,17 +11,17 @@ use crate::{
         Answer, Asked,
         canaries::by_mail,
         canary::Entrance,
-        http::by_http,
+        http::{self, by_http},
         mail::{
             self, Post,
             offer::{ByMail, tidy},
         },
         reader::ByImap,
-        server::{Dial, GAP, NoEntry, Reach, enter, refused_everywhere},
+        server::{Dial, GAP, NoEntry, Reach, enter, is_one, refused_everywhere},
         trial::{self, Write},
         unanswered::Unanswered,
     },
-    config::{Account, FenceKind, Protocol},
+    config::{Account, FenceKind, HttpWrites, Protocol},
     session::World,
     topology::PoolId,
 };
@@ -93,6 +93,24 @@ pub async fn refuses(world: &World, pool: PoolId, unanswered: &Unanswered) -> An
         tidy(dial, account).await;
     }
     answer
+}
+
+/// Whether the proofs of a pool's fence ask all of it: every server has one address.
+pub async fn asks_all(world: &World, pool: PoolId) -> Answer {
+    let config = world.topology.load().pool(pool).clone();
+    let mut servers = vec![config.imap.server.clone()];
+    let mail = mail::own(&world.config, &config).into_iter().filter_map(|protocol| config.service(protocol));
+    servers.extend(mail.map(|service| service.server.clone()));
+    for (name, service) in &config.http {
+        if service.proof.writes != HttpWrites::None {
+            servers.extend(http::own(&world.config, &config, name));
+        }
+    }
+    let mut all = Answer::Pass;
+    for server in servers {
+        all = all.and(is_one(&server).await);
+    }
+    all
 }
 
 /// How a proof is asked that must pass.

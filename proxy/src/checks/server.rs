@@ -2,7 +2,12 @@
 //!
 //! Rule: a connection that came to be is evidence, one that did not is evidence only if it was refused.
 
-use std::{io, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufRead, AsyncWrite},
@@ -80,12 +85,41 @@ pub(super) async fn enter<D: Dial>(dial: &D, account: &Account) -> Result<Mailbo
     Ok(mailbox)
 }
 
+/// Whether all connections to `server` reach the same one, as far as its name says: a proof asks one.
+pub(super) async fn is_one(server: &str) -> Answer {
+    match resolved(server).await {
+        Ok(addresses) => one_of(server, addresses.map(|at| at.ip())),
+        Err(why) => Answer::Unknown(why),
+    }
+}
+
+fn one_of(server: &str, addresses: impl Iterator<Item = IpAddr>) -> Answer {
+    // Both of `localhost` are this machine.
+    let others: BTreeSet<IpAddr> = addresses.filter(|ip| !ip.is_loopback()).collect();
+    if others.len() <= 1 {
+        return Answer::Pass;
+    }
+    let list: Vec<String> = others.iter().map(IpAddr::to_string).collect();
+    Answer::Fail(format!(
+        "{server} has {} addresses ({}): each may be a server of its own, and a fence is proved on one of them; name one",
+        others.len(),
+        list.join(", ")
+    ))
+}
+
+async fn resolved(server: &str) -> Result<impl Iterator<Item = SocketAddr> + use<'_>, String> {
+    match timeout(DIAL, lookup_host(server)).await {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(format!("{server} does not resolve: {error}")),
+        Err(_) => Err(format!("{server} does not resolve in time")),
+    }
+}
+
 /// Whether nobody listens at any address of `server` now.
 pub(super) async fn refused_everywhere(server: &str) -> Answer {
-    let addresses = match timeout(DIAL, lookup_host(server)).await {
-        Ok(Ok(addresses)) => addresses,
-        Ok(Err(error)) => return Answer::Unknown(format!("{server} does not resolve: {error}")),
-        Err(_) => return Answer::Unknown(format!("{server} does not resolve in time")),
+    let addresses = match resolved(server).await {
+        Ok(addresses) => addresses,
+        Err(why) => return Answer::Unknown(why),
     };
     let mut asked = 0;
     for address in addresses {
@@ -98,4 +132,28 @@ pub(super) async fn refused_everywhere(server: &str) -> Answer {
         }
     }
     if asked == 0 { Answer::Unknown(format!("{server} has no address")) } else { Answer::Pass }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(addresses: &[&str]) -> Answer {
+        one_of("imap.v4:143", addresses.iter().map(|address| address.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_name_of_several_servers_is_not_one() {
+        assert_eq!(named(&["192.0.2.1"]), Answer::Pass);
+        assert_eq!(named(&["::1", "127.0.0.1"]), Answer::Pass, "this machine");
+        assert_eq!(named(&["192.0.2.1", "192.0.2.1"]), Answer::Pass, "said twice");
+        let Answer::Fail(saw) = named(&["192.0.2.1", "192.0.2.2"]) else { panic!() };
+        assert!(saw.contains("imap.v4:143 has 2 addresses (192.0.2.1, 192.0.2.2)"), "{saw}");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_knows_is_unknown() {
+        assert!(matches!(is_one("no address").await, Answer::Unknown(_)));
+        assert_eq!(is_one("127.0.0.1:143").await, Answer::Pass);
+    }
 }

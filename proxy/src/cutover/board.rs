@@ -36,6 +36,8 @@ struct Facts {
     doing: Option<(String, Instant)>,
     waits: BTreeMap<&'static str, Vec<String>>,
     alarms: Vec<String>,
+    /// Why the last record could not be written.
+    journal: Option<String>,
 }
 
 impl Board {
@@ -47,6 +49,7 @@ impl Board {
             doing: None,
             waits: BTreeMap::new(),
             alarms: vec![],
+            journal: None,
         };
         let published = watch::Sender::new(status(&world, &facts));
         let board = Self { world, facts: Mutex::new(facts), published };
@@ -139,6 +142,15 @@ impl Board {
         }
     }
 
+    /// Whether the last record was written; otherwise why not. Shown until one is.
+    pub(super) fn journal(&self, failed: Option<String>) {
+        let mut facts = self.facts();
+        if facts.journal != failed {
+            facts.journal = failed;
+            self.publish(&facts);
+        }
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +162,7 @@ impl Board {
         metrics.gate_state.set(status.gate.name());
         metrics.active_pool.set(&status.active);
         metrics.epoch.set(status.epoch.0.into());
+        metrics.journal_failed.set(status.journal.is_some().into());
         self.published.send_replace(status);
     }
 }
@@ -190,6 +203,7 @@ fn status(world: &World, facts: &Facts) -> Status {
         held: u64::try_from(world.metrics.held_commands.get()).unwrap_or_default(),
         limbo: limbo(&facts.state),
         not_reached: world.not_reached(),
+        journal: facts.journal.clone(),
         not_served: world.barred(),
     }
 }

@@ -158,7 +158,7 @@ impl Book {
     }
 }
 
-/// Keeps a report as `state_dir/reports/ID.json`.
+/// Keeps a report as `state_dir/reports/ID.json`. Blocks as long as the disk does.
 pub(super) fn keep(state_dir: &Path, report: &Report) -> io::Result<()> {
     let dir = state_dir.join("reports");
     fs::create_dir_all(&dir)?;

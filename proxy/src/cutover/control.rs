@@ -21,7 +21,7 @@ use crate::{
     cutover::{
         board::Board,
         course::{Course, terms},
-        driver::{Log, Run, Word},
+        driver::{Asked, Log, Run, Word},
         journal::{DecisionLog, Recovered},
         machine::{Effect, Event, Reaction, Side, State, Stuck},
         outside::{Live, Outside},
@@ -35,6 +35,8 @@ use crate::{
 
 /// Of an operator's reason, so that it fits into a record.
 const LONGEST_REASON: usize = 500;
+/// Between two tries of the last record of a cutover.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// The control of cutovers.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Control {
     board: Arc<Board>,
     /// Whoever starts a cutover, so that there is one.
     turn: tokio::sync::Mutex<()>,
+    /// The process is to end.
+    closed: Mutex<bool>,
     last_id: AtomicU64,
     recovered: Mutex<Option<Recovered>>,
     running: Mutex<Option<Arc<Run>>>,
@@ -86,6 +90,18 @@ fn log(cutover: u64, state: &State) {
     }
 }
 
+/// Writes the last record of a cutover that is over, once that is possible. Nothing else is written meanwhile: there is no
+/// GO while the journal fails.
+async fn write_again(run: &Run, unwritten: Option<Effect>) {
+    let Some(record) = unwritten else { return };
+    loop {
+        tokio::time::sleep(WRITE_AGAIN).await;
+        if run.carry_out(Stage::Idle, vec![record]).await == Event::Done {
+            return;
+        }
+    }
+}
+
 impl Control {
     /// The control of a world, with the journal that says what it is to begin with.
     pub fn new(world: Arc<World>, journal: impl DecisionLog + 'static, recovered: Recovered) -> Arc<Self> {
@@ -105,6 +121,7 @@ impl Control {
             board: Arc::new(Board::new(world.clone(), recovered.active_since_ms)),
             world,
             turn: tokio::sync::Mutex::default(),
+            closed: Mutex::default(),
             last_id: AtomicU64::new(recovered.last_id),
             recovered: Mutex::new(Some(recovered)),
             running: Mutex::default(),
@@ -163,8 +180,7 @@ impl Control {
     /// What speaks for and against a cutover to this pool.
     pub async fn plan(&self, to: &str) -> Result<Plan, Refusal> {
         let between = plan::pools(&self.world.topology.load(), to)?;
-        let stage = self.board.state().stage();
-        Ok(plan::plan(&self.world, &*self.outside, &self.course(between), stage).await)
+        Ok(plan::plan(&self.world, &*self.outside, &self.course(between), &self.status()).await)
     }
 
     /// Starts a cutover if its plan says GO. Its number.
@@ -178,19 +194,31 @@ impl Control {
         }
         self.end_soak().await?;
         let mut course = self.course(plan::pools(&self.world.topology.load(), to)?);
+        // Held until the cutover has begun: whoever closes sees it, or it does not begin.
+        let closed = lock(&self.closed);
+        if *closed {
+            return Err(Refusal::new("bascule is stopping", ""));
+        }
         course.id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let (id, terms) = (course.id, course.terms);
         self.run(course, State::Idle.step(Event::Start(terms)));
         Ok(id)
     }
 
+    /// From here on no cutover begins, also none that is being planned.
+    pub fn close(&self) {
+        *lock(&self.closed) = true;
+    }
+
     /// Goes back to the old pool, if the decision has not been taken.
-    pub fn abort(&self, reason: &str) -> Result<(), Refusal> {
+    pub async fn abort(&self, reason: &str) -> Result<(), Refusal> {
         let event = Event::Abort(reason.into());
+        let refused = |why| Refusal::new(why, "`bascule status` says where things stand");
+        // What ends just now hears no word any more.
         if let (_, Reaction::Refuse(why)) = self.board.state().step(event.clone()) {
-            return Err(Refusal::new(why, "`bascule status` says where things stand"));
+            return Err(refused(why));
         }
-        self.tell(event).map(drop)
+        self.tell(event, "").await?.map_err(refused)
     }
 
     /// The operator's word on which pool serves, while a cutover is stuck. Returns when it is carried out as far
@@ -198,14 +226,9 @@ impl Control {
     pub async fn adopt(&self, pool: &str, reason: &str) -> Result<(), Refusal> {
         let side = self.side(pool)?;
         tracing::warn!(pool, reason, "adopt");
-        if let Some(run) = &*lock(&self.running) {
-            *lock(&run.said) = reason.chars().take(LONGEST_REASON).collect();
-        }
         let mut changes = self.watch();
-        let answered = self.tell(Event::Adopt(side))?;
-        if let Ok(Err(why)) = answered.await {
-            return Err(Refusal::new(why, "`bascule status` says what it needs"));
-        }
+        let refused = |why| Refusal::new(why, "`bascule status` says what it needs");
+        self.tell(Event::Adopt(side), reason).await?.map_err(refused)?;
         loop {
             changes.borrow_and_update();
             let State::Limbo(_, stuck, needs) = self.board.state() else { return Ok(()) };
@@ -237,18 +260,22 @@ impl Control {
         }
     }
 
-    /// Hands an event to the cutover that runs; what it says to it.
-    fn tell(&self, event: Event) -> Result<oneshot::Receiver<Result<(), &'static str>>, Refusal> {
+    /// Hands the operator's word to the cutover that runs; what it says to it.
+    async fn tell(&self, event: Event, said: &str) -> Result<Result<(), &'static str>, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let word = Word { event, answer: Some(answer) };
+        let asked = Asked { said: said.chars().take(LONGEST_REASON).collect(), answer };
+        let word = Word { event, asked: Some(asked) };
         let sent = lock(&self.running).as_ref().is_some_and(|run| run.words.send(word).is_ok());
-        if sent { Ok(answered) } else { Err(Refusal::new("no cutover runs", "")) }
+        if !sent {
+            return Err(Refusal::new("no cutover runs", ""));
+        }
+        answered.await.map_err(|_| Refusal::new("the cutover was over before it heard that", ""))
     }
 
     async fn end_soak(&self) -> Result<(), Refusal> {
         let mut changes = self.watch();
         if self.board.state().stage() == Stage::Soaking {
-            let _ = self.tell(Event::Finish);
+            let _ = self.tell(Event::Finish, "").await;
             let _ = changes.wait_for(|status| status.state == Stage::Idle).await;
         }
         // The last run has its records to write.
@@ -275,15 +302,20 @@ impl Control {
         *lock(&self.running) = Some(run.clone());
         self.board.begin(&run.course);
         // Before the task runs: whoever waits for the end must not take the state before the beginning for it.
-        self.board.enter(&begin.0);
+        self.enter(&run, &begin.0);
         let (control, task) = (self.clone(), run.clone());
         let (mut begin, mut words) = (begin, words);
         tokio::spawn(async move {
-            while let Err(what) = unless_it_panics(control.conduct(&task, begin, &mut words)).await {
-                begin = control.after_panic(&task, what).await;
-            }
+            let unwritten = loop {
+                match unless_it_panics(control.conduct(&task, begin, &mut words)).await {
+                    Ok(unwritten) => break unwritten,
+                    Err(what) => begin = control.after_panic(&task, what).await,
+                }
+            };
+            task.kept().await;
             *lock(&control.running) = None;
             control.board.enter(&State::Idle);
+            write_again(&task, unwritten).await;
         });
         run
     }
@@ -297,18 +329,18 @@ impl Control {
             before = State::Deciding(*terms);
         }
         let next = before.clone().step(Event::Panicked(format!("a mistake in bascule: {what}")));
-        self.enter(run, &before, &next.0);
+        self.enter(run, &next.0);
         tokio::time::sleep(self.world.config.cutover.guard_interval).await;
         next
     }
 
+    /// Up to the end of the cutover. Its last record, where that could not be written.
     async fn conduct(
         &self,
         run: &Run,
         (mut state, mut reaction): (State, Reaction),
         words: &mut mpsc::UnboundedReceiver<Word>,
-    ) {
-        let mut before = State::Idle;
+    ) -> Option<Effect> {
         loop {
             let effects = match reaction {
                 Reaction::Go(effects) => effects,
@@ -316,8 +348,9 @@ impl Control {
             };
             if state == State::Idle {
                 // Nothing can call these off, and the cutover is over whatever becomes of them.
-                run.carry_out(Stage::Idle, effects).await;
-                self.account(run, &before, &state);
+                let last = effects.last().copied();
+                let ended = run.carry_out(Stage::Idle, effects).await;
+                self.account(run, &state);
                 let topology = self.world.topology.load();
                 tracing::info!(
                     cutover = run.course.id,
@@ -325,10 +358,9 @@ impl Control {
                     active = topology.active().name,
                     "cutover"
                 );
-                return;
+                return last.filter(|_| ended != Event::Done);
             }
-            self.enter(run, &before, &state);
-            before = state.clone();
+            self.enter(run, &state);
             (state, reaction) = self.next(run, state, effects, words).await;
         }
     }
@@ -345,23 +377,28 @@ impl Control {
         tokio::pin!(work);
         let mut working = true;
         loop {
-            let (event, answer) = tokio::select! {
+            let (event, asked) = tokio::select! {
                 biased;
-                Some(word) = words.recv() => (word.event, word.answer),
+                Some(word) = words.recv() => (word.event, word.asked),
                 event = &mut work, if working => {
                     working = false;
                     (event, None)
                 }
                 else => return (State::Idle, Reaction::Stay),
             };
+            let adopts = matches!(event, Event::Adopt(_));
             let (next, reaction) = state.clone().step(event);
-            if let Some(answer) = answer {
-                let _ = answer.send(if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) });
+            if let Some(asked) = asked {
+                let taken = if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) };
+                if adopts && taken.is_ok() {
+                    *lock(&run.said) = asked.said;
+                }
+                let _ = asked.answer.send(taken);
             }
             match reaction {
                 Reaction::Go(_) => return (next, reaction),
                 Reaction::Stay | Reaction::Refuse(_) if next != state => {
-                    self.enter(run, &state, &next);
+                    self.enter(run, &next);
                     state = next;
                 }
                 Reaction::Stay | Reaction::Refuse(_) => {}
@@ -369,16 +406,17 @@ impl Control {
         }
     }
 
-    fn enter(&self, run: &Run, before: &State, state: &State) {
-        if before.stage() != state.stage() {
+    fn enter(&self, run: &Run, state: &State) {
+        if self.board.state().stage() != state.stage() {
             log(run.course.id, state);
         }
-        self.account(run, before, state);
+        self.account(run, state);
         self.board.enter(state);
     }
 
-    /// Keeps the report where a cutover has come to an end of some kind.
-    fn account(&self, run: &Run, before: &State, state: &State) {
+    /// Keeps the report where a cutover comes to an end of some kind with this state, which the board does not show yet.
+    fn account(&self, run: &Run, state: &State) {
+        let before = &self.board.state();
         let returned = |state: &State| state.turned_back().map(|reason| reason.to_string());
         let (was, is) = (before.stage(), state.stage());
         let (outcome, reason) = if is == Stage::Soaking && was == Stage::Resuming {

@@ -20,7 +20,7 @@ pub mod types;
 pub use control::Control;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

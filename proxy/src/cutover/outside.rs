@@ -60,12 +60,16 @@ pub(super) trait Outside: Send + Sync + std::fmt::Debug {
     fn act(&self, act: Act, pool: PoolId) -> Asked<'_>;
     /// Opens sessions on a pool that are to fail once it is fenced.
     fn open_canaries(&self, pool: PoolId) -> Asked<'_>;
+    /// Opens anew those that have ended since: before the fence that proves nothing.
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_>;
     /// Gives them up.
     fn close_canaries(&self) -> Asked<'_, ()>;
     /// Whether a pool is unable to write, by the canaries.
     fn fenced<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether a pool is unable to write, by fresh logins alone.
     fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a>;
+    /// Whether proofs of a pool's fence ask all of its servers.
+    fn asks_all(&self, pool: PoolId) -> Asked<'_>;
     /// Whether a pool writes, or begins to within this time.
     fn writes<'a>(&'a self, pool: PoolId, within: Duration, unanswered: &'a Unanswered) -> Asked<'a>;
     /// Whether a promoted pool has what clients are shown, and no more than it should: it relays for no stranger.
@@ -96,13 +100,18 @@ impl Live {
         Self { world, canaries: Mutex::default() }
     }
 
+    fn no_canary(&self, pool: PoolId) -> Answer {
+        let name = self.world.topology.load().pool(pool).name.clone();
+        Answer::Unknown(format!("no canary was opened on pool {name}"))
+    }
+
     async fn run(&self, act: Act, pool: PoolId) -> Answer {
         let pool = self.world.topology.load().pool(pool).clone();
         let Some(hook) = act.hook(&pool) else {
             return Answer::Fail(format!("pool {} has no hook for {}", pool.name, act.name()));
         };
         let env = [("BASCULE_POOL", pool.name.clone()), ("BASCULE_ACTION", act.name().to_owned())];
-        let outcome = hooks::run(hook, &env).await;
+        let outcome = hooks::run_noted(hook, &env, &self.world.config.server.state_dir).await;
         if outcome.succeeded() {
             return Answer::Pass;
         }
@@ -127,6 +136,17 @@ impl Outside for Live {
         })
     }
 
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(async move {
+            match &mut *self.canaries.lock().await {
+                Some(canaries) => {
+                    canaries.stand(&self.world).await.map_or_else(Answer::Fail, |()| Answer::Pass)
+                }
+                None => self.no_canary(pool),
+            }
+        })
+    }
+
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async move {
             if let Some(canaries) = self.canaries.lock().await.take() {
@@ -139,16 +159,17 @@ impl Outside for Live {
         Box::pin(async move {
             match &mut *self.canaries.lock().await {
                 Some(canaries) => canaries.prove_fenced(&self.world, unanswered).await,
-                None => Answer::Unknown(format!(
-                    "no canary was opened on pool {}",
-                    self.world.topology.load().pool(pool).name
-                )),
+                None => self.no_canary(pool),
             }
         })
     }
 
     fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
         Box::pin(proof::refuses(&self.world, pool, unanswered))
+    }
+
+    fn asks_all(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(proof::asks_all(&self.world, pool))
     }
 
     fn writes<'a>(&'a self, pool: PoolId, within: Duration, unanswered: &'a Unanswered) -> Asked<'a> {

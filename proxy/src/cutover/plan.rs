@@ -11,7 +11,7 @@ use crate::{
         course::Course,
         driver::asked,
         outside::Outside,
-        types::{Finding, Item, Plan, Refusal, Stage},
+        types::{Finding, Item, Plan, Refusal, Stage, Status},
     },
     session::World,
     topology::{PoolId, Topology},
@@ -38,7 +38,8 @@ pub(super) fn pools(topology: &Topology, to: &str) -> Result<[PoolId; 2], Refusa
 }
 
 /// Looks at everything.
-pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, stage: Stage) -> Plan {
+pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, status: &Status) -> Plan {
+    let stage = status.state;
     let topology = world.topology.load();
     let (from, to) = (topology.pool(course.from), topology.pool(course.to));
     let mut items = vec![not_busy(stage)];
@@ -47,8 +48,12 @@ pub(super) async fn plan(world: &World, outside: &dyn Outside, course: &Course, 
         let way_back = course.way_back(stage);
         return Plan { go: false, from: from.name.clone(), to: to.name.clone(), items, way_back };
     }
+    items.extend(journal(status.journal.as_deref()));
     items.extend(contracts(world, from, to, course));
     for (id, pool) in [(course.from, from), (course.to, to)] {
+        if pool.fence.is_some() {
+            items.push(answered(format!("addresses of {}", pool.name), outside.asks_all(id).await));
+        }
         let known = outside.capabilities(id).await;
         items.push(match known {
             Ok(list) => {
@@ -175,6 +180,11 @@ fn not_busy(stage: Stage) -> Item {
         | Stage::Aborting
         | Stage::Limbo => item("state", Finding::Fail, format!("a cutover is {stage}")),
     }
+}
+
+/// A journal that cannot be written: every cutover would have to turn back.
+fn journal(failed: Option<&str>) -> Option<Item> {
+    failed.map(|why| item("journal", Finding::Fail, format!("the last record could not be written: {why}")))
 }
 
 /// What the configuration alone says.

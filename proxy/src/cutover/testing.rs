@@ -32,7 +32,7 @@ use crate::{
     topology::{Current, PoolId, Topology},
 };
 
-pub(super) const V4: PoolId = PoolId(0);
+pub(crate) const V4: PoolId = PoolId(0);
 pub(super) const V5: PoolId = PoolId(1);
 
 const fn ms(ms: u64) -> Duration {
@@ -40,7 +40,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// Pools `v4` and `v5`, both with fence and promote, on storage of this kind.
-pub(super) fn config(storage: Storage) -> Config {
+pub(crate) fn config(storage: Storage) -> Config {
     let account = |user: &str| Account {
         user: user.into(),
         address: format!("{user}@example.org"),
@@ -312,6 +312,10 @@ impl Outside for Script {
         Box::pin(self.seen(format!("canaries {}", named(pool)), move |truth| truth.writes(pool)))
     }
 
+    fn keep_canaries(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.seen(format!("keep canaries {}", named(pool)), move |truth| truth.writes(pool)))
+    }
+
     fn close_canaries(&self) -> Asked<'_, ()> {
         Box::pin(async { drop(self.seen("close canaries".into(), |_| true).await) })
     }
@@ -322,6 +326,10 @@ impl Outside for Script {
 
     fn refuses<'a>(&'a self, pool: PoolId, unanswered: &'a Unanswered) -> Asked<'a> {
         self.proof("refuses", pool, unanswered, move |truth| !truth.writes(pool))
+    }
+
+    fn asks_all(&self, pool: PoolId) -> Asked<'_> {
+        Box::pin(self.seen(format!("addresses {}", named(pool)), |_| true))
     }
 
     fn writes<'a>(&'a self, pool: PoolId, _: Duration, unanswered: &'a Unanswered) -> Asked<'a> {
@@ -375,8 +383,8 @@ impl Outside for Script {
 
 /// A rig: state directory, world, control.
 #[derive(Debug)]
-pub(super) struct Rig {
-    pub(super) world: Arc<World>,
+pub(crate) struct Rig {
+    pub(crate) world: Arc<World>,
     pub(super) script: Arc<Script>,
     pub(super) control: Arc<Control>,
     pub(super) dir: Arc<tempfile::TempDir>,
@@ -411,7 +419,7 @@ pub(super) type Wrap = Box<dyn FnOnce(Box<dyn DecisionLog>) -> Box<dyn DecisionL
 
 impl Rig {
     /// v4 serves, the journal is new.
-    pub(super) async fn new(config: Config) -> Self {
+    pub(crate) async fn new(config: Config) -> Self {
         Self::wrapped(config, Box::new(|log| log)).await
     }
 

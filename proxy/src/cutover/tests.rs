@@ -3,27 +3,34 @@
 //! Rule: whatever goes wrong, one pool serves at the end, it writes, and the other one does not.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
 use super::{
-    journal::{DecisionLog, JournalError, Record},
+    journal::{self, DecisionLog, JournalError, Record},
     testing::{Rig, Twist, V4, V5, Wrap, config},
     types::{Outcome, Stage, Status},
 };
 use crate::{
+    admin::appliance::Process,
+    app::stop::wind_down,
     config::{Config, Storage, Unmovable},
     gate::{Phase, Standing},
     session::registry::Order,
-    topology::PoolId,
+    topology::{Epoch, PoolId},
 };
 
 /// What is asked of the outside before the decision, and how many such askings are passed over: the plan asks
 /// the guard as well, and the fence is proved twice.
-const ASKED: [(&str, usize); 9] = [
-    ("canaries v4", 0),
+const ASKED: [(&str, usize); 10] = [
     ("Guard lag", 1),
+    ("canaries v4", 0),
+    ("keep canaries v4", 0),
     ("engage v4", 0),
     ("fenced v4", 0),
     ("Barrier lag", 0),
@@ -36,14 +43,14 @@ const ASKED: [(&str, usize); 9] = [
 pub(super) const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// For waits that are to end in giving up.
-const SOON: Duration = Duration::from_millis(20);
+pub(super) const SOON: Duration = Duration::from_millis(20);
 
 fn storages() -> [Config; 2] {
     [config(Storage::Shared), config(Storage::Replicated)]
 }
 
 /// One pool serves: it writes, the other one does not, the gate is open, every session is on it.
-fn serves(rig: &Rig, pool: PoolId, what: &str) {
+pub(super) fn serves(rig: &Rig, pool: PoolId, what: &str) {
     let other = if pool == V4 { V5 } else { V4 };
     assert_eq!(rig.world.topology.load().active, pool, "{what}");
     assert!(rig.script.writes(pool) && !rig.script.writes(other), "{what}: {:?}", rig.script.log());
@@ -72,15 +79,18 @@ async fn a_cutover_moves_every_session() {
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
         let expected = [
+            "addresses v4",
+            "addresses v5",
             "answers v4",
             "answers v5",
             "relays v4",
             "relays v5",
             "Guard lag",
             "web v5",
+            "Guard lag",
+            "Guard lag",
             "canaries v4",
-            "Guard lag",
-            "Guard lag",
+            "keep canaries v4",
             "engage v4",
             "fenced v4",
             "Barrier lag",
@@ -103,7 +113,7 @@ async fn a_cutover_in_the_other_direction_follows_at_once() {
     rig.sessions(&USERS);
     rig.control.start("v5").await.unwrap();
     rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
-    let refused = rig.control.abort("too late").unwrap_err();
+    let refused = rig.control.abort("too late").await.unwrap_err();
     assert!(refused.why[0].contains("the decision stands"), "{refused:?}");
     assert_eq!(rig.control.start("v4").await, Ok(2), "the soak ends");
     rig.control.watch().wait_for(|status| status.state == Stage::Soaking).await.unwrap();
@@ -198,7 +208,7 @@ async fn the_operator_aborts_at_any_time_before_the_decision() {
                 rig.script.twist(asked, skip, twist.clone(), 1);
                 rig.control.start("v5").await.unwrap();
                 rig.script.until_asked(asked, skip + 1).await;
-                rig.control.abort("changed my mind").unwrap();
+                rig.control.abort("changed my mind").await.unwrap();
                 rig.over_and_idle().await;
                 let what = format!("{asked} {skip} {twist:?}");
                 went_home(&rig, &what);
@@ -313,7 +323,7 @@ async fn a_promote_that_cannot_be_undone_waits_for_the_operator() {
         rig.script.twist("writes v5", 0, Twist::HappensUnknown, 1);
         rig.control.start("v5").await.unwrap();
         rig.control.watch().wait_for(|status| status.state == Stage::Limbo).await.unwrap();
-        let refused = rig.control.abort("please").unwrap_err();
+        let refused = rig.control.abort("please").await.unwrap_err();
         assert!(refused.why[0].contains("adopt"), "{refused}");
         if serving == V4 {
             // v5 writes: the word alone opens nothing.
@@ -495,18 +505,28 @@ async fn a_plan_says_every_reason_and_changes_nothing() {
     rig.script.twist("Guard lag", 0, Twist::Fails, usize::MAX);
     rig.script.twist("relays v5", 0, Twist::Fails, usize::MAX);
     rig.script.twist("web v5", 0, Twist::Fails, usize::MAX);
+    rig.script.twist("addresses v5", 0, Twist::Fails, usize::MAX);
     let plan = rig.control.plan("v5").await.unwrap();
     let blocking: Vec<&str> =
         plan.items.iter().filter(|i| i.answer.blocks()).map(|i| i.name.as_str()).collect();
     assert_eq!(
         blocking,
-        ["fence", "barriers", "identity on v5", "relay test of smtp on v5", "guard lag", "http", "sessions"]
+        [
+            "fence",
+            "barriers",
+            "addresses of v5",
+            "identity on v5",
+            "relay test of smtp on v5",
+            "guard lag",
+            "http",
+            "sessions"
+        ]
     );
     let refused = rig.control.start("v5").await.unwrap_err();
     assert_eq!(refused.why.len(), blocking.len(), "{refused:?}");
     assert!(rig.control.plan("v4").await.is_err() && rig.control.plan("v6").await.is_err());
     assert_eq!(rig.control.status().state, Stage::Idle);
-    let looks = ["identity", "Guard", "answers", "relays", "web"];
+    let looks = ["addresses", "identity", "Guard", "answers", "relays", "web"];
     assert!(rig.script.log().iter().all(|asked| looks.iter().any(|look| asked.contains(look))));
 }
 
@@ -524,14 +544,14 @@ async fn what_a_standby_does_not_say_about_strangers_is_asked_after_the_promote(
 #[tokio::test]
 async fn a_second_start_and_words_without_a_cutover_are_refused() {
     let rig = Rig::new(config(Storage::Shared)).await;
-    assert!(rig.control.abort("what").unwrap_err().why[0].contains("no cutover"));
+    assert!(rig.control.abort("what").await.unwrap_err().why[0].contains("no cutover"));
     assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
     rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
     rig.control.start("v5").await.unwrap();
     rig.script.until_asked("canaries v4", 1).await;
     assert!(rig.control.start("v5").await.unwrap_err().why[0].contains("armed"));
     assert!(rig.control.adopt("v5", "why not").await.unwrap_err().why[0].contains("no cutover is stuck"));
-    rig.control.abort("enough").unwrap();
+    rig.control.abort("enough").await.unwrap();
     rig.over_and_idle().await;
     went_home_alone(&rig);
 }
@@ -539,4 +559,216 @@ async fn a_second_start_and_words_without_a_cutover_are_refused() {
 fn went_home_alone(rig: &Rig) {
     assert_eq!(rig.control.report().unwrap().outcome, Outcome::Aborted);
     serves(rig, V4, "alone");
+}
+
+/// A start that was taken a moment before is still being planned when the process is told to end.
+#[tokio::test]
+async fn no_cutover_begins_after_the_process_was_told_to_end() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&["alice"]);
+    // The standby has not got the probe's marker yet: the plan asks again.
+    rig.script.twist("identity v5", 0, Twist::HappensUnknown, 2);
+    let control = rig.control.clone();
+    let started = tokio::spawn(async move { control.start("v5").await });
+    rig.script.until_asked("identity v5", 1).await;
+    let process = Process { world: rig.world.clone(), control: rig.control.clone() };
+    wind_down(&process, &rig.world.registry, Duration::from_secs(3)).await;
+    let refused = started.await.unwrap().unwrap_err();
+    assert!(refused.why[0].contains("stopping"), "{refused}");
+    assert_eq!(rig.control.status().state, Stage::Idle);
+    assert!(!rig.script.log().contains(&"canaries v4".to_owned()), "{:?}", rig.script.log());
+}
+
+/// A life that ended while v4 wrote and v5 was a fenced standby. Between two lives nobody can prove anything.
+#[tokio::test]
+async fn a_word_between_two_lives_decides_no_cutover_unless_it_is_said_to_be_unproved() {
+    for (pool, unproved, written, serving) in
+        [("v5", false, false, V4), ("v4", false, true, V4), ("v5", true, true, V5)]
+    {
+        let rig = Rig::new(config(Storage::Shared)).await;
+        let (dir, script) = (rig.dir.clone(), rig.script.clone());
+        drop(rig);
+        let mut bound = config(Storage::Shared);
+        bound.server.state_dir = dir.path().into();
+        let (mut log, _) = journal::open(dir.path(), &bound).unwrap();
+        let terms = super::course::terms(&bound.pools[0], &bound.pools[1]);
+        for stage in [Stage::Armed, Stage::Holding, Stage::Fenced] {
+            let (from, to, epoch) = ("v4".into(), "v5".into(), Epoch(0));
+            log.append(&Record::Entered { id: 1, from, to, epoch, stage, terms }).unwrap();
+        }
+        drop(log);
+        let said = journal::adopt(dir.path(), pool, "it was stuck", unproved);
+        assert_eq!(said.is_ok(), written, "{pool}: {said:?}");
+        if let Err(error) = said {
+            assert!(error.to_string().contains("--unproved"), "{error}");
+        }
+        let again = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;
+        again.control.recover().await;
+        again.over_and_idle().await;
+        assert_eq!(again.world.topology.load().active, serving, "{pool}");
+        if !unproved {
+            assert!(again.script.log().contains(&"writes v4".to_owned()), "{pool}: {:?}", again.script.log());
+        }
+    }
+}
+
+/// As the real journal when a sync fails: from the record on that enters this stage, which is there all the same, every
+/// append fails. Whether the whole can be replaced is up to the test.
+#[derive(Debug)]
+struct SyncFails {
+    inner: Box<dyn DecisionLog>,
+    from: Option<Stage>,
+    failed: bool,
+    replaces: Arc<AtomicBool>,
+}
+
+impl DecisionLog for SyncFails {
+    fn prepare(&mut self) -> Result<(), JournalError> {
+        self.inner.prepare()
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        if !self.failed {
+            self.inner.append(record)?;
+            self.failed = matches!(record, Record::Entered { stage, .. } if Some(*stage) == self.from);
+            self.from = self.from.filter(|_| !self.failed);
+        }
+        if self.failed { Err(JournalError::FailStop("EIO".into())) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, record: &Record) -> Result<(), JournalError> {
+        if !self.replaces.load(Ordering::Relaxed) {
+            return Err(JournalError::FailStop("EROFS".into()));
+        }
+        self.inner.settle(record)?;
+        self.failed = false;
+        Ok(())
+    }
+}
+
+fn sync_fails(from: Stage, replaces: &Arc<AtomicBool>) -> Wrap {
+    let replaces = replaces.clone();
+    Box::new(move |inner| Box::new(SyncFails { inner, from: Some(from), failed: false, replaces }))
+}
+
+/// A start days later must not find it unfinished: a promote that nothing undoes would be asked about.
+#[tokio::test]
+async fn an_abort_is_recorded_also_by_a_journal_that_failed() {
+    let config = || {
+        let mut config = config(Storage::Shared);
+        let mut v5 = (*config.pools[1]).clone();
+        v5.contract.promote_reversible = false;
+        config.pools[1] = Arc::new(v5);
+        config
+    };
+    let replaces = Arc::new(AtomicBool::new(true));
+    let rig = Rig::wrapped(config(), sync_fails(Stage::Promoted, &replaces)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "the first life");
+    assert_eq!(rig.control.status().journal, None);
+    let (dir, script) = (rig.dir.clone(), rig.script.clone());
+    drop(rig);
+    let again = Rig::over(config(), dir, script, Box::new(|log| log)).await;
+    again.control.recover().await;
+    let status = again.control.status();
+    assert_eq!((status.state, status.gate), (Stage::Idle, Phase::Open), "{:?}", status.limbo);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_cannot_be_written_is_shown_and_no_cutover_begins_until_it_can() {
+    let replaces = Arc::new(AtomicBool::new(false));
+    let rig = Rig::wrapped(config(Storage::Shared), sync_fails(Stage::Holding, &replaces)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "the first one");
+    assert!(rig.control.status().journal.unwrap().contains("EROFS"));
+    assert_eq!(rig.world.metrics.journal_failed.get(), 1);
+    let refused = rig.control.start("v5").await.unwrap_err();
+    assert!(refused.why[0].contains("EROFS"), "{refused}");
+    replaces.store(true, Ordering::Relaxed);
+    rig.control.watch().wait_for(|status| status.journal.is_none()).await.unwrap();
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    serves(&rig, V5, "once it could be written");
+}
+
+/// One thread for what blocks, and the record of the decision keeps it.
+#[test]
+fn a_disk_that_hangs_hides_no_limbo_and_keeps_no_answer_back() {
+    let ((sprung, trapped), (release, end)) = (mpsc::channel(), mpsc::channel());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(1).enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let rig =
+            Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Die(sprung, end), false)).await;
+        rig.sessions(&USERS);
+        rig.control.start("v5").await.unwrap();
+        // The clock stands still while a thread blocks.
+        while trapped.try_recv().is_err() {
+            tokio::time::advance(Duration::from_micros(10)).await;
+        }
+        tokio::time::advance(rig.world.config.cutover.max_hold).await;
+        rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap();
+        assert_eq!(rig.control.report().unwrap().outcome, Outcome::Limbo);
+        let kept = rig.dir.path().join("reports/1.json");
+        assert!(!kept.exists(), "the disk takes nothing, so somebody waited for something else");
+        let refused = rig.control.adopt("v5", "I am in a hurry").await.unwrap_err();
+        assert!(refused.why[0].contains("still being carried out"), "{refused}");
+        drop(release);
+        let asks = |status: &Status| status.limbo.as_ref().is_some_and(|needs| needs.contains("adopt"));
+        rig.control.watch().wait_for(asks).await.unwrap();
+        rig.control.adopt("v5", "I looked").await.unwrap();
+        rig.over_and_idle().await;
+        serves(&rig, V5, "in the end");
+        let counts = rig.world.metrics.cutovers.counts();
+        assert_eq!((counts["limbo"], counts["switched"]), (1, 1));
+        let kept = std::fs::read_to_string(kept).unwrap();
+        assert!(kept.contains("\"done\""), "{kept}");
+    });
+}
+
+#[tokio::test]
+async fn a_panic_counts_one_limbo() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&USERS);
+    rig.script.twist("engage v4", 0, Twist::HappensAndPanics, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.over_and_idle().await;
+    went_home(&rig, "a panic");
+    let counts = rig.world.metrics.cutovers.counts();
+    assert_eq!((counts["limbo"], counts["aborted"]), (1, 1));
+}
+#[tokio::test]
+async fn of_two_aborts_at_once_one_is_told_that_it_was_too_late() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&USERS);
+    rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.script.until_asked("canaries v4", 1).await;
+    let (first, second) = tokio::join!(rig.control.abort("the first"), rig.control.abort("the second"));
+    first.unwrap();
+    assert!(second.unwrap_err().why[0].contains("on its way back already"));
+    rig.over_and_idle().await;
+    went_home(&rig, "two aborts");
+    assert!(rig.control.report().unwrap().reason.contains("the first"));
+}
+
+#[tokio::test]
+async fn the_reason_of_a_refused_word_is_not_taken_for_that_of_the_one_before() {
+    let rig = Rig::wrapped(config(Storage::Shared), trap(UNDECIDED, Spring::Fail, false)).await;
+    rig.sessions(&USERS);
+    rig.control.start("v5").await.unwrap();
+    rig.control.watch().wait_for(|status| status.limbo.is_some()).await.unwrap();
+    let (first, second) =
+        tokio::join!(rig.control.adopt("v4", "I looked"), rig.control.adopt("v5", "I did not"));
+    first.unwrap();
+    assert!(second.unwrap_err().why[0].contains("an earlier word"));
+    rig.over_and_idle().await;
+    serves(&rig, V4, "the first word");
+    let journal = std::fs::read(rig.dir.path().join("journal")).unwrap();
+    let journal = String::from_utf8_lossy(&journal);
+    assert!(journal.contains("I looked") && !journal.contains("I did not"), "{journal}");
 }

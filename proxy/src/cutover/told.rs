@@ -56,7 +56,7 @@ async fn what_is_being_waited_for_is_in_the_status() {
         let waits = [waits, running.waits_for.iter().map(|line| &**line).collect()].concat();
         assert!(waits.contains(&step), "{asked}: {waits:?}");
         assert!(whose.is_empty() || waits.contains(&whose), "{asked}: {waits:?}");
-        rig.control.abort("seen enough").unwrap();
+        rig.control.abort("seen enough").await.unwrap();
         rig.over_and_idle().await;
         went_home(&rig, asked);
     }

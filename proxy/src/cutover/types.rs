@@ -34,6 +34,9 @@ pub struct Status {
     /// Servers of the active pool that sessions could not reach when they last tried, and why.
     #[serde(default)]
     pub not_reached: Vec<String>,
+    /// Why the journal's last record could not be written; `None` when it was. No cutover can begin.
+    #[serde(default)]
+    pub journal: Option<String>,
     /// Listeners whose clients are turned away, and why.
     #[serde(default)]
     pub not_served: Vec<String>,

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
+use prometheus::IntGauge;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{World, http, imap, rates::Rates, registry::Entry, smtp};
@@ -70,6 +71,22 @@ impl Door {
     }
 }
 
+/// One session more, until it ends, be it by a panic.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A session of any protocol: a future of its own, so that none takes the room of the largest.
 fn session(door: &Arc<Door>, client: Leg, entry: Entry) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let door = door.clone();
@@ -101,11 +118,9 @@ pub async fn serve<P: Send>(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAdd
         ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),
     };
     let Some(client) = client else { return };
-    let gauge = door.world.metrics.sessions(&door.name);
-    gauge.inc();
+    let _counted = Counted::new(door.world.metrics.sessions(&door.name));
     let entry = door.world.registry.enter(peer, door.name.clone(), door.listener.protocol);
     session(&door, client, entry).await;
-    gauge.dec();
     drop(place);
 }
 
@@ -115,6 +130,19 @@ mod tests {
 
     fn future_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_that_panics_is_not_counted_for_ever() {
+        let gauge = IntGauge::new("sessions", "of a test").unwrap();
+        let counted = Counted::new(gauge.clone());
+        assert_eq!(gauge.get(), 1);
+        let panicked = std::thread::spawn(move || {
+            let _counted = counted;
+            panic!("a mistake");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(gauge.get(), 0);
     }
 
     /// It stays for as long as the session, whatever that speaks.

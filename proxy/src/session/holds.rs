@@ -4,6 +4,7 @@
 //! of `hold_own` by overlap of spans, never by guess.
 
 use std::{
+    collections::VecDeque,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,8 +19,14 @@ pub struct Holds(Mutex<Record>);
 struct Record {
     hold: Histogram<u64>,
     own: Histogram<u64>,
-    external: Vec<(Instant, Option<Instant>)>,
+    /// The last [`SPANS`], in the order of their beginning.
+    external: VecDeque<(Instant, Option<Instant>)>,
+    /// So many were before them.
+    forgotten: usize,
 }
+
+/// Spans that are kept. A Limbo adds three with every try of the way home; nobody waits long enough to reach back farther.
+const SPANS: usize = 1024;
 
 /// Percentiles of held commands, microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,7 +54,7 @@ impl Record {
             Histogram::new_with_bounds(1, 3_600_000_000, 3)
                 .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!("3 digits are legal")))
         };
-        Self { hold: histogram(), own: histogram(), external: Vec::new() }
+        Self { hold: histogram(), own: histogram(), external: VecDeque::new(), forgotten: 0 }
     }
 }
 
@@ -57,7 +64,9 @@ pub struct External<'a>(&'a Holds, usize);
 
 impl Drop for External<'_> {
     fn drop(&mut self) {
-        if let Some(span) = self.0.lock().external.get_mut(self.1) {
+        let mut record = self.0.lock();
+        let at = self.1.checked_sub(record.forgotten);
+        if let Some(span) = at.and_then(|at| record.external.get_mut(at)) {
             span.1 = Some(Instant::now());
         }
     }
@@ -76,8 +85,12 @@ impl Holds {
     /// From now until the guard is dropped, time belongs to hooks, fences or barriers.
     pub fn external(&self) -> External<'_> {
         let mut record = self.lock();
-        record.external.push((Instant::now(), None));
-        External(self, record.external.len() - 1)
+        record.external.push_back((Instant::now(), None));
+        if record.external.len() > SPANS {
+            record.external.pop_front();
+            record.forgotten += 1;
+        }
+        External(self, record.forgotten + record.external.len() - 1)
     }
 
     /// A command held from `from` is released `now`. Returns its whole time and our own share.
@@ -110,5 +123,29 @@ fn summarise(h: &Histogram<u64>) -> Summary {
         p50_us: h.value_at_quantile(0.5),
         p99_us: h.value_at_quantile(0.99),
         max_us: h.max(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limbo_of_any_length_keeps_a_bounded_number_of_spans() {
+        let holds = Holds::default();
+        for _ in 0..3 * SPANS {
+            drop(holds.external());
+        }
+        assert_eq!(holds.lock().external.len(), SPANS);
+        // One that is open still ends as itself, and not as another that took its place.
+        let (open, during) = (holds.external(), Instant::now());
+        for _ in 0..SPANS / 2 {
+            drop(holds.external());
+        }
+        drop(open);
+        let after = Instant::now();
+        assert!(holds.lock().external.iter().all(|(_, end)| end.is_some_and(|end| end <= after)));
+        let (hold, own) = holds.record(during, after);
+        assert_eq!((hold, own), (after - during, Duration::ZERO));
     }
 }

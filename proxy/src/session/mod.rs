@@ -10,6 +10,7 @@ pub mod rates;
 pub mod registry;
 pub mod relays;
 pub mod smtp;
+mod stays;
 pub mod unreachable;
 
 use std::sync::Arc;

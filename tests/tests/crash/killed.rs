@@ -62,7 +62,9 @@ async fn killed_in_holding() {
         guard.reached(1).await;
         // Both sessions know their view when they have dialled the new pool.
         rig.platform("new").connections(2).await;
-        rig.platform("old").react("APPEND", Reaction { stall: Some(slow.clone()), ..Reaction::default() });
+        // The client's; the canary writes after it.
+        let stall = Some(slow.clone());
+        rig.platform("old").react("APPEND", Reaction { stall, times: Some(1), ..Reaction::default() });
         rig.append_and_forget(&mut clients[0]).await;
         slow.reached(1).await;
         guard.release();

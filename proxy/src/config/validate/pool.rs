@@ -192,7 +192,7 @@ fn fence(table: &Table<'_>, raw: &raw::Fence) -> Result<Fence, ConfigError> {
 fn service(table: &Table<'_>, raw: &raw::Service, protocol: Protocol) -> Result<Service, ConfigError> {
     let [server] = raw.servers.get_ref().as_slice() else {
         let what = format!("{} servers are listed; one server per pool for now", raw.servers.get_ref().len());
-        let instead = "write one, such as [\"imap.v4.internal:143\"]; put a balancer in front of several";
+        let instead = "write one, such as [\"imap.v4.internal:143\"]; put a balancer in front of several, and let the fence stop all of them: its proof meets one";
         return Err(table.refuse("servers", raw.servers.span(), what, instead));
     };
     let host = host(table, server)?;

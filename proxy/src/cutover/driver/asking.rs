@@ -45,10 +45,6 @@ impl Run {
         self.with_log(|log| log.prepare()).await?;
         self.world.topology.set_target(Some(self.course.to));
         self.world.gate.arm(true);
-        let canaries = format!("canaries on pool {}", self.name(self.course.from));
-        self.board.waits("canaries", vec![canaries]);
-        seen(self.outside.open_canaries(self.course.from).await)?;
-        self.board.waits("canaries", vec![]);
         let until = Instant::now() + self.cutover().arm_timeout;
         self.world.registry.birth(Order::Prepare);
         let warm = Notify::new();
@@ -62,7 +58,13 @@ impl Run {
             never = sessions => match never {},
         }
         self.board.waits("prewarm", vec![]);
-        self.within_unmovable()
+        self.within_unmovable()?;
+        // Last of all: a session that waits for long is ended by balancers and by servers that are restarted.
+        let canaries = format!("canaries on pool {}", self.name(self.course.from));
+        self.board.waits("canaries", vec![canaries]);
+        seen(self.outside.open_canaries(self.course.from).await)?;
+        self.board.waits("canaries", vec![]);
+        Ok(())
     }
 
     /// Asks the guards until all have passed so often in a row.
@@ -136,7 +138,7 @@ impl Run {
         Ok(())
     }
 
-    /// Watches the old pool's fence until the time is over.
+    /// Watches the old pool's fence until the time is over and everybody has had a turn on the new one.
     pub(super) async fn soak(&self) -> Carried {
         let soak = self.cutover().soak;
         let (until, unheard) = (Instant::now() + soak, Unanswered::unheard());
@@ -150,7 +152,10 @@ impl Run {
                 }
             }
         };
-        let _: Result<(), _> = timeout_at(until, watch).await;
-        Ok(())
+        let time = async { tokio::join!(tokio::time::sleep_until(until), self.attach_late()) };
+        tokio::select! {
+            never = watch => never,
+            _ = time => Ok(()),
+        }
     }
 }

@@ -12,14 +12,16 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::AbortHandle,
-    time::{Instant, sleep, sleep_until},
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 mod asking;
 mod doing;
 mod prewarm;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub(super) use asking::asked;
 
@@ -32,6 +34,7 @@ use crate::{
         course::Course,
         journal::DecisionLog,
         machine::{Effect, Event, Mark, Side},
+        muster::Orders,
         outside::{Act, Outside},
         types::{Outcome, Report, Stage},
     },
@@ -46,12 +49,24 @@ use crate::{
 /// The journal, for threads that may block.
 pub(super) type Log = Arc<Mutex<Box<dyn DecisionLog>>>;
 
+/// How old the proof of the fence may be when the decision is taken (design §5.2).
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Something that happened while effects are carried out.
 #[derive(Debug)]
 pub(super) struct Word {
     pub(super) event: Event,
+    /// Who waits for what comes of it.
+    pub(super) asked: Option<Asked>,
+}
+
+/// An operator who said a word.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// His reason.
+    pub(super) said: String,
     /// Told whether it had an effect; otherwise why not.
-    pub(super) answer: Option<oneshot::Sender<Result<(), &'static str>>>,
+    pub(super) answer: oneshot::Sender<Result<(), &'static str>>,
 }
 
 /// One cutover as it runs.
@@ -63,13 +78,22 @@ pub(super) struct Run {
     pub(super) board: Arc<Board>,
     pub(super) course: Course,
     pub(super) words: mpsc::UnboundedSender<Word>,
-    /// The operator's last word on which pool serves, for the journal.
+    /// The operator's reason for the last word on which pool serves that was taken, for the journal.
     pub(super) said: Mutex<String>,
     /// Sessions for which the standby had a refusal while traffic flowed: looked at first once it counts.
     doubtful: Mutex<HashSet<SessionId>>,
+    /// Sessions whom the brake keeps from the new pool.
+    late: tokio::sync::Mutex<Option<Orders>>,
+    /// When the old pool's fence was last proved.
+    fenced_at: Mutex<Option<std::time::Instant>>,
     book: Mutex<Book>,
     clock: Mutex<Option<Clock>>,
+    /// The last report on its way to the disk.
+    keeping: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// How long the end of a cutover waits for its report to be on the disk.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// The hold's deadlines; dropped when the gate opens.
 #[derive(Debug)]
@@ -99,6 +123,14 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// A proof is a look at the past: a process that was frozen since does not know that the fence still holds.
+fn fresh(fenced_at: Option<std::time::Instant>, now: std::time::Instant) -> Carried {
+    match fenced_at {
+        Some(at) if now.saturating_duration_since(at) <= FRESH => Ok(()),
+        Some(_) | None => Err(format!("the fence was not proved within the last {FRESH:?}")),
+    }
+}
+
 impl Run {
     pub(super) fn new(
         world: Arc<World>,
@@ -108,9 +140,22 @@ impl Run {
         course: Course,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Word>) {
         let (words, received) = mpsc::unbounded_channel();
-        let (said, doubtful) = (Mutex::default(), Mutex::default());
-        let (book, clock) = (Mutex::new(Book::new(&world)), Mutex::new(None));
-        (Arc::new(Self { world, outside, log, board, course, words, said, doubtful, book, clock }), received)
+        let run = Self {
+            said: Mutex::default(),
+            doubtful: Mutex::default(),
+            late: tokio::sync::Mutex::default(),
+            fenced_at: Mutex::default(),
+            book: Mutex::new(Book::new(&world)),
+            clock: Mutex::default(),
+            keeping: Mutex::default(),
+            world,
+            outside,
+            log,
+            board,
+            course,
+            words,
+        };
+        (Arc::new(run), received)
     }
 
     /// Carries out effects of a state in order, up to the first that fails.
@@ -135,12 +180,20 @@ impl Run {
             Effect::Arm => self.arm().await,
             Effect::Shut => self.shut(),
             Effect::Drain => self.drain().await,
-            Effect::Leave(Side::Old) => self.leave_old().await,
+            Effect::Leave(Side::Old) => {
+                self.leave_old().await?;
+                // The last thing before the fence.
+                self.external(self.outside.keep_canaries(old)).await
+            }
             Effect::Leave(Side::New) => self.leave_new().await,
             Effect::Engage(side) => self.act(Act::Engage, side).await,
             Effect::Release(side) => self.act(Act::Release, side).await,
             Effect::Promote => self.act(Act::Promote, Side::New).await,
-            Effect::ProveFenced => self.external(self.outside.fenced(old, &self.unanswered())).await,
+            Effect::ProveFenced => {
+                self.external(self.outside.fenced(old, &self.unanswered())).await?;
+                *lock(&self.fenced_at) = Some(now());
+                Ok(())
+            }
             Effect::ProveRefuses(side) => {
                 let pool = self.course.pool(side);
                 self.external(self.outside.refuses(pool, &self.unanswered())).await
@@ -148,7 +201,7 @@ impl Run {
             Effect::ProveWrites(side) => self.prove_writes(side).await,
             Effect::Barriers => self.barriers().await,
             Effect::Verify => self.verify().await,
-            Effect::Decide => self.world.gate.decide(now()).map_err(|gate| format!("too late: {gate}")),
+            Effect::Decide => self.decide(),
             Effect::Settle => self.settle(),
             Effect::FailStop => self.fail_stop(),
             Effect::Swap => self.swap(new),
@@ -187,11 +240,15 @@ impl Run {
 
     async fn journal(&self, mark: Mark) -> Carried {
         let record = self.course.record(mark, &lock(&self.said), |pool| self.name(pool));
-        self.with_log(move |log| match mark {
+        let written = self.with_log(move |log| match mark {
             Mark::Adopted(_) => log.settle(&record),
-            Mark::Entered(_) | Mark::Decided | Mark::Undone | Mark::Done => log.append(&record),
-        })
-        .await
+            Mark::Entered(_) | Mark::Decided => log.append(&record),
+            // After a failed write too: without it a start days later would undo what was undone long ago.
+            Mark::Undone | Mark::Done => log.append(&record).or_else(|_| log.settle(&record)),
+        });
+        let written = written.await;
+        self.board.journal(written.as_ref().err().cloned());
+        written
     }
 
     /// The disk may block; the control plane may not.
@@ -244,7 +301,7 @@ impl Run {
         let (world, board, words) = (self.world.clone(), self.board.clone(), self.words.clone());
         let overdue = Instant::now() + self.cutover().max_hold;
         let task = tokio::spawn(async move {
-            let tell = |event| drop(words.send(Word { event, answer: None }));
+            let tell = |event| drop(words.send(Word { event, asked: None }));
             sleep(share).await;
             while let Some(left) = world.gate.left(now()) {
                 if world.gate.expire(now()) {
@@ -259,6 +316,12 @@ impl Run {
             }
         });
         *lock(&self.clock) = Some(Clock(task.abort_handle()));
+    }
+
+    fn decide(&self) -> Carried {
+        let now = now();
+        fresh(*lock(&self.fenced_at), now)?;
+        self.world.gate.decide(now).map_err(|gate| format!("too late: {gate}"))
     }
 
     fn settle(&self) -> Carried {
@@ -291,14 +354,32 @@ impl Run {
         Ok(())
     }
 
-    /// The account of how it ended, or stands.
+    /// The account of how it ended, or stands. A disk that hangs keeps nobody from it: the file follows.
     pub(super) fn report(&self, outcome: Outcome, reason: String) -> Report {
         let between = [self.course.from, self.course.to];
         let report = lock(&self.book).report(&self.world, self.course.id, between, outcome, reason);
-        let kept = book::keep(&self.world.config.server.state_dir, &report);
-        if let Err(error) = kept {
-            tracing::warn!(%error, "the report was not kept");
-        }
+        let (dir, kept) = (self.world.config.server.state_dir.clone(), report.clone());
+        let mut keeping = lock(&self.keeping);
+        let before = keeping.take();
+        *keeping = Some(tokio::spawn(async move {
+            // They have one name, and the last one stays.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            match tokio::task::spawn_blocking(move || book::keep(&dir, &kept)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the report was not kept"),
+                Err(error) => tracing::warn!(%error, "the report was not kept"),
+            }
+        }));
         report
+    }
+
+    /// Returns when the reports are kept, or that takes too long.
+    pub(super) async fn kept(&self) {
+        let keeping = lock(&self.keeping).take();
+        if let Some(keeping) = keeping {
+            let _ = timeout(KEPT, keeping).await;
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Rule: each wait names whom it waits for, and has a bound.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,9 +21,16 @@ const RELEASED: Duration = Duration::from_secs(2);
 impl Run {
     /// Every session learns its view. Who has not by then cannot be moved.
     pub(super) async fn prepare(&self, until: Instant) {
+        // Whom an earlier cutover's brake has kept from this pool stays away from it: what it has learnt stands.
+        let kept_away = |handle: &Handle| {
+            let standing = handle.word.read();
+            handle.order().1 != Order::Flow && standing.backend.is_none() && !standing.waits
+        };
         // A connection without a login and without mail has nothing to learn; its order stands for when it has.
-        let (known, unknown): (Vec<_>, Vec<_>) =
-            self.world.registry.all().into_iter().partition(|handle| concerned(handle));
+        let (known, unknown): (Vec<_>, Vec<_>) = (self.world.registry)
+            .select(|handle| !(logged_in(handle) && kept_away(handle)))
+            .into_iter()
+            .partition(|handle| concerned(handle));
         for handle in unknown {
             handle.give(Order::Prepare);
         }
@@ -57,16 +64,23 @@ impl Run {
         Err(format!("{count} sessions cannot be moved ({}), {allowed} are allowed", reasons.join(", ")))
     }
 
+    /// Notes whom the next order would cost its connection; an error where that is more than may be: nobody is cut for a
+    /// cutover that turns back for it.
+    fn may_cut(&self, sessions: &[Arc<Handle>], why: &str) -> Carried {
+        lock(&self.book).unmovable(sessions.iter().map(|handle| (handle.id, why.into())));
+        self.within_unmovable()
+    }
+
     pub(super) async fn drain(&self) -> Carried {
         let pipes = self.world.registry.select(|handle| handle.inspect(|info| info.pipe));
-        lock(&self.book).unmovable(pipes.iter().map(|handle| (handle.id, "pipe".into())));
+        self.may_cut(&pipes, "pipe")?;
         for pipe in pipes {
             pipe.give(Order::End);
         }
         let until = Instant::now() + self.cutover().drain;
         let writing = |handle: &Handle| handle.word.read().writes > 0;
         self.wait_within(self.cutover().drain, writing, "sessions with unanswered writes").await?;
-        // Reads that cannot linger are given the rest of the drain; they never abort.
+        // Reads that cannot linger are given the rest of the drain.
         let reading = |handle: &Handle| self.must_leave(handle) && handle.word.read().reads > 0;
         let rest = until.saturating_duration_since(Instant::now());
         let _ = self.wait_within(rest, reading, "sessions with unanswered reads").await;
@@ -97,15 +111,15 @@ impl Run {
     pub(super) async fn leave_old(&self) -> Carried {
         let must_go = |handle: &Handle| self.must_leave(handle);
         let leaving = self.world.registry.select(must_go);
+        // Mail loses nothing; what a session of HTTP loses is known only when it has gone.
+        let cut = |handle: &&Arc<Handle>| handle.protocol == Protocol::Imap && handle.word.read().reads > 0;
+        self.may_cut(&leaving.iter().filter(cut).cloned().collect::<Vec<_>>(), "read_in_flight")?;
         let given: Vec<_> = leaving.into_iter().map(|handle| (handle.give(Order::Leave), handle)).collect();
         // The hold's deadline bounds this wait.
         let limit = self.cutover().max_hold;
         self.wait_within(limit, must_go, "sessions leaving the old pool").await?;
-        // A session with a read in flight could only be closed. That is counted, and aborts nothing.
-        let cut = given.iter().filter(|(number, handle)| handle.progress(*number) == Progress::Farewell);
-        lock(&self.book)
-            .unmovable(cut.map(|(_, handle)| (handle.id, "read_in_flight".into())).collect::<Vec<_>>());
-        Ok(())
+        let cut = given.into_iter().filter(|(number, handle)| handle.progress(*number) == Progress::Farewell);
+        self.may_cut(&cut.map(|(_, handle)| handle).collect::<Vec<_>>(), "read_in_flight")
     }
 
     /// On the way home: on shared storage nobody may be left on the new pool.
@@ -174,7 +188,8 @@ impl Run {
         orders.set_pace(self.resume_pace(others.iter().filter(|handle| cold(handle)).count()));
         orders.allow_lost((count / 200).max(10));
         orders.add(others, cold);
-        self.carry_on(&mut orders, count).await;
+        let forward = active == self.course.to;
+        self.carry_on(&mut orders, count, forward).await;
         self.board.waits("attach", vec![]);
         // Mail dials for itself, and what it waited for belongs into the report; nobody else waits for it.
         let held =
@@ -183,8 +198,23 @@ impl Run {
         // Streams of HTTP go by themselves, and nobody waits for them for long; but the report is to count them.
         let epoch = self.world.topology.load().epoch;
         let _ = timeout(RELEASED, self.world.http.none_behind(epoch)).await;
-        lock(&self.book).unmovable(orders.tally.lost);
+        lock(&self.book).unmovable(orders.tally.lost.iter().cloned());
+        if forward && orders.braked() {
+            *self.late.lock().await = Some(orders);
+        }
         Ok(())
+    }
+
+    /// Those whom the brake keeps from a pool that refuses users, one at a time until that is mended. Nobody waits for
+    /// them: meanwhile the way back is open.
+    pub(super) async fn attach_late(&self) {
+        let mut late = self.late.lock().await;
+        if let Some(orders) = &mut *late {
+            let count = orders.unfinished().count();
+            self.carry_on(orders, count, false).await;
+            self.board.waits("attach", vec![]);
+        }
+        *late = None;
     }
 
     /// So many logins in nine tenths of the time that they may take, and no slower than logins may come anyway.
@@ -193,7 +223,8 @@ impl Run {
         Pace::every(share.min(Duration::from_secs(1) / self.cutover().login_rate))
     }
 
-    async fn carry_on(&self, orders: &mut Orders, count: usize) {
+    /// `forward`: once too many are refused, the others are for [`Self::attach_late`].
+    async fn carry_on(&self, orders: &mut Orders, count: usize, forward: bool) {
         let limit = self.cutover().resume_within.max(self.world.config.limits.command_ceiling);
         loop {
             let tell = |lines| self.board.waits("attach", lines);
@@ -208,6 +239,9 @@ impl Run {
                     self.board.alarm(format!(
                         "{lost} of {count} sessions were refused by the active pool; the others are attached one at a time"
                     ));
+                    if forward {
+                        return;
+                    }
                 }
                 Err(_) => {
                     let left = orders.unfinished().count();
@@ -221,10 +255,13 @@ impl Run {
         self.world.topology.set_target(None);
         self.world.gate.arm(false);
         self.world.registry.birth(Order::Flow);
+        let late = self.late.lock().await;
+        let late: HashSet<_> = late.iter().flat_map(Orders::unfinished).map(|handle| handle.id).collect();
         self.world.registry.each(|handle| {
             let (number, order) = handle.order();
-            // Who is late with its attach goes on with it.
-            if order != Order::Attach || handle.progress(number) != Progress::Working {
+            // Who is late with its attach goes on with it, or waits for its turn.
+            let attaches = order == Order::Attach && handle.progress(number) == Progress::Working;
+            if !attaches && !late.contains(&handle.id) {
                 handle.give(Order::Flow);
             }
         });

@@ -3,9 +3,9 @@
 //! Rule: one process holds the lock from open to exit, and a new name in the directory is synced too.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -63,21 +63,39 @@ impl JournalFile {
     /// Opens and locks the journal; its content.
     pub(super) fn open(dir: &Path) -> Result<(Self, Vec<u8>), JournalError> {
         let failed = |doing| move |error| JournalError::Io { path: name(dir), doing, error };
-        let mut file = match OpenOptions::new().read(true).write(true).open(path(dir)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(JournalError::Absent(name(dir)));
+        loop {
+            let mut file = match OpenOptions::new().read(true).write(true).open(path(dir)) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(JournalError::Absent(name(dir)));
+                }
+                Err(error) => return Err(failed("open")(error)),
+            };
+            if !lock(dir, &file)? {
+                continue;
             }
-            Err(error) => return Err(failed("open")(error)),
-        };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(name(dir))),
-            Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(failed("read"))?;
+            return Ok((Self { dir: dir.into(), file }, bytes));
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed("read"))?;
-        Ok((Self { dir: dir.into(), file }, bytes))
+    }
+}
+
+/// Locks a file that was opened as the journal. Whether it still is: another process may have replaced it meanwhile, and
+/// a lock on what it was keeps nobody out.
+fn lock(dir: &Path, file: &File) -> Result<bool, JournalError> {
+    let failed = |error| JournalError::Io { path: name(dir), doing: "lock", error };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(name(dir))),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let which = |file: Metadata| (file.dev(), file.ino());
+    match std::fs::metadata(path(dir)) {
+        Ok(there) => Ok(which(there) == which(file.metadata().map_err(failed)?)),
+        // Moved away: the next try says so.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -119,5 +137,26 @@ impl Medium for JournalFile {
 
     fn error(&self, doing: &'static str, error: io::Error) -> JournalError {
         JournalError::Io { path: name(&self.dir), doing, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_on_a_journal_that_was_replaced_between_open_and_lock_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        JournalFile::create(dir.path(), b"one").unwrap();
+        let opened = File::open(path(dir.path())).unwrap();
+        // Another process opens, replaces and ends, or goes on.
+        let (mut other, _) = JournalFile::open(dir.path()).unwrap();
+        other.replace(b"two").unwrap();
+        assert!(!lock(dir.path(), &opened).unwrap());
+        assert!(matches!(JournalFile::open(dir.path()), Err(JournalError::Locked(_))));
+        drop(other);
+        assert_eq!(JournalFile::open(dir.path()).unwrap().1, b"two");
+        std::fs::remove_file(path(dir.path())).unwrap();
+        assert!(matches!(JournalFile::open(dir.path()), Err(JournalError::Absent(_))));
     }
 }

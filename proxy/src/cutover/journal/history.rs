@@ -89,7 +89,33 @@ impl History {
         (self.active, self.epoch) = (pool, epoch);
     }
 
+    /// What is to stand in the place of a torn record that may have been the decision, which only follows Verified.
+    pub(super) fn doubt(&self) -> Option<Record> {
+        match self.unfinished.clone() {
+            Some(Record::Entered { id, from, to, epoch, stage: Stage::Verified, terms })
+                if self.torn && self.decided.is_none() =>
+            {
+                Some(Record::Entered { id, from, to, epoch, stage: Stage::Deciding, terms })
+            }
+            Some(_) | None => None,
+        }
+    }
+
+    /// Refuses a word that would decide a cutover in course. On the pool that it began with it decides nothing: the way
+    /// home is proved.
+    pub(super) fn leaves_open(&self, dir: &Path, pool: &str) -> Result<(), JournalError> {
+        match &self.unfinished {
+            Some(Record::Entered { id, from, to, stage, .. }) if self.decided.is_none() && from != pool => {
+                let (path, pool) = (file::name(dir), pool.to_owned());
+                let (from, to) = (from.clone(), to.clone());
+                Err(JournalError::Unfinished { path, id: *id, from, to, stage: *stage, pool })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     pub(super) fn resolve(self, dir: &Path, config: &Config) -> Result<Recovered, JournalError> {
+        let torn = self.doubt().is_some();
         let find = |name: &str| {
             let index = config.pools.iter().position(|p| p.name == name).and_then(|i| u8::try_from(i).ok());
             index
@@ -107,13 +133,13 @@ impl History {
             }),
             Some(_) | None => None,
         };
-        let deciding = unfinished.as_ref().is_some_and(|u| u.stage == Stage::Verified && u.decided.is_none());
+        let deciding = unfinished.as_ref().is_some_and(|u| u.stage == Stage::Deciding && u.decided.is_none());
         Ok(Recovered {
             active: find(&self.active)?,
             active_since_ms: self.active_since_ms,
             epoch: self.epoch,
             last_id: self.last_id,
-            undecided: self.torn && deciding,
+            undecided: torn || deciding,
             unfinished,
         })
     }

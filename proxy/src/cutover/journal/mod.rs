@@ -39,7 +39,7 @@ pub enum Record {
         /// Its name.
         active: String,
     },
-    /// A state of a cutover is entered.
+    /// A state of a cutover is entered; `deciding` is written for a torn record that may have been the decision.
     Entered {
         /// The cutover's number.
         id: u64,
@@ -106,7 +106,7 @@ pub struct Recovered {
     pub last_id: u64,
     /// A cutover that is not over.
     pub unfinished: Option<Unfinished>,
-    /// The last record is torn, and may have been that cutover's decision.
+    /// The last record was torn when this or an earlier process began, and may have been that cutover's decision.
     pub undecided: bool,
 }
 
@@ -179,6 +179,26 @@ pub enum JournalError {
         /// The pool's name.
         pool: String,
     },
+    /// A start would take up this cutover, and prove what it does.
+    #[error(
+        "{path}: cutover {id} from {from} to {to} is not over ({stage}): `bascule serve` takes it up and proves what it does, \
+         it goes back to {from} by itself or asks; where that cannot be, and you have seen to it that {from} cannot write \
+         and that {pool} has everything, say it again with --unproved"
+    )]
+    Unfinished {
+        /// The file.
+        path: String,
+        /// The cutover's number.
+        id: u64,
+        /// The pool that served when it began.
+        from: String,
+        /// The pool that was to serve.
+        to: String,
+        /// The last state that was entered.
+        stage: Stage,
+        /// The pool that the operator named.
+        pool: String,
+    },
     /// An earlier write failed: what is on the disk is not known.
     #[error("the journal cannot be trusted since a write failed: {0}")]
     FailStop(String),
@@ -228,9 +248,13 @@ pub fn open(dir: &Path, config: &Config) -> Result<(Journal, Recovered), Journal
     Ok((journal, recovered))
 }
 
-/// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said.
-pub fn adopt(dir: &Path, pool: &str, reason: &str) -> Result<(), JournalError> {
+/// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said. A cutover in
+/// course is decided by it only if that is said to be `unproved`: the next start believes it.
+pub fn adopt(dir: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), JournalError> {
     let (mut journal, history) = Journal::load(dir)?;
+    if !unproved {
+        history.leaves_open(dir, pool)?;
+    }
     let epoch = Epoch(history.epoch.0 + 1);
     journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into() })
 }
@@ -252,11 +276,15 @@ impl Journal {
         let mut known = bytes;
         known.truncate(end);
         let mut journal = Self { medium, known, room: 0, failed: None };
-        journal.confirm(last).map_err(|error| JournalError::Io {
-            path: path.into(),
-            doing: "write",
-            error,
-        })?;
+        match history.doubt() {
+            // The torn record goes, the doubt stays: a later start must not answer for the operator either.
+            Some(doubt) => journal.settle(&doubt)?,
+            None => journal.confirm(last).map_err(|error| JournalError::Io {
+                path: path.into(),
+                doing: "write",
+                error,
+            })?,
+        }
         Ok((journal, history))
     }
 

@@ -75,7 +75,7 @@ fn a_pool_that_the_configuration_lacks_is_named() {
     init(dir.path(), "v3").unwrap();
     let refused = open(dir.path(), &config(Storage::Shared)).unwrap_err().to_string();
     assert!(refused.contains("\"v3\"") && refused.contains("adopt"), "{refused}");
-    adopt(dir.path(), "v5", "v3 is gone").unwrap();
+    adopt(dir.path(), "v5", "v3 is gone", false).unwrap();
     let found = reopened(&dir);
     assert_eq!((found.active, found.epoch), (PoolId(1), Epoch(1)));
 }
@@ -157,6 +157,33 @@ fn a_record_cut_at_any_byte_is_dropped_whole() {
             assert_eq!(found.active, PoolId(0), "cut at {cut}");
             assert_eq!(found.undecided, cut > end, "cut at {cut}: a torn record may have been the decision");
         }
+    }
+}
+
+/// The decision is damaged after it was confirmed and acted upon, or never was: nobody can tell, at no start.
+#[test]
+fn a_torn_decision_stays_in_doubt_until_the_operator_says() {
+    for (word, decided_for) in [("v4", Side::Old), ("v5", Side::New)] {
+        let dir = journal(&[entered(Stage::Armed), entered(Stage::Verified)]);
+        let path = dir.path().join("journal");
+        let end = frame::read(&std::fs::read(&path).unwrap()).unwrap().end;
+        let (mut log, _) = open(dir.path(), &config(Storage::Shared)).unwrap();
+        log.append(&decided()).unwrap();
+        drop(log);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[end + 20] ^= 0x10;
+        std::fs::write(&path, bytes).unwrap();
+        for start in 1..=3 {
+            let found = reopened(&dir);
+            assert!(found.undecided && found.active == PoolId(0), "start {start}: {found:?}");
+        }
+        adopt(dir.path(), word, "I looked", true).unwrap();
+        let found = reopened(&dir);
+        assert_eq!(
+            (found.undecided, found.unfinished.unwrap().decided),
+            (false, Some(decided_for)),
+            "{word}"
+        );
     }
 }
 

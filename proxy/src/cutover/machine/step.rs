@@ -21,7 +21,8 @@ impl State {
         let reach = match stage {
             Stage::Idle | Stage::Armed | Stage::Holding => Reach::Sessions,
             Stage::Fenced | Stage::CaughtUp => Reach::Fence,
-            // Later states are never journalled as entered; the furthest reach is the safe reading.
+            // Of the later states only Deciding is journalled, and then the operator is asked; the furthest reach is the
+            // safe reading.
             Stage::Promoted
             | Stage::Verified
             | Stage::Deciding
@@ -290,7 +291,7 @@ impl State {
     }
 }
 
-/// Idle. The record that says how the cutover ended comes last: without it a restart does no harm.
+/// Idle. The record that says how the cutover ended comes last: a restart without it does the same again.
 fn ended(mark: Mark) -> (State, Reaction) {
     (State::Idle, Reaction::Go(vec![Rest, Journal(mark)]))
 }

@@ -303,6 +303,7 @@ impl Journal {
 fn restart(world: &World, terms: Terms) -> Option<Node> {
     match world.journal {
         Journal::Closed(_) => None,
+        Journal::Entered(Stage::Deciding) => Some(up(State::in_doubt(terms), world)),
         Journal::Entered(stage) | Journal::AdoptedOld(stage) => {
             Some(up(State::restarted(terms, stage), world))
         }
@@ -387,7 +388,10 @@ fn successors(machine: Machine, node: &Node, terms: Terms) -> Result<Vec<Node>, 
         next.push(Node { state: node.state.clone(), queue, world });
     }
     if effect == Effect::Journal(Mark::Decided) {
-        next.push(up(State::in_doubt(terms), &node.world));
+        // A torn record: the doubt is noted in its place.
+        let mut torn = node.world.clone();
+        torn.journal = Journal::Entered(Stage::Deciding);
+        next.push(up(State::in_doubt(terms), &torn));
     }
     for world in node.world.cut_off(effect) {
         next.extend(restart(&world, terms));

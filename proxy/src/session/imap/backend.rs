@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     net::{outgoing::Outgoing, stream::Leg},
+    session::stays,
     topology::{Epoch, PoolId},
 };
 
@@ -86,8 +87,7 @@ impl Session {
                 Ok(())
             }
             Event::Probed => Ok(()),
-            // The end of file follows; until then nothing more is asked of it.
-            Event::Bye => self.on_backend_end(),
+            Event::Bye => self.on_bye(),
             Event::Lost(why) => self.on_lost(why),
         }
     }
@@ -137,19 +137,28 @@ impl Session {
         Err(End::Pipe)
     }
 
+    /// The end of file follows; until then nothing more is asked of it, and in a hold on shared storage the other pool is
+    /// not touched before.
+    fn on_bye(&mut self) -> Result<(), End> {
+        let reads = self.relay.mid_response() || self.relay.in_flight().1 > 0;
+        if reads || !stays::matters(self.world()) {
+            return self.on_backend_end();
+        }
+        self.drop_dial();
+        if self.errand.is_some() { self.on_backend_end() } else { self.see_off(false) }
+    }
+
     /// End of file, an error, or BYE from the backend.
     pub(super) fn on_backend_end(&mut self) -> Result<(), End> {
         let (writes, reads) = self.relay.in_flight();
         let expected = !self.backend.as_ref().is_some_and(|b| self.world().gate.admits(b.epoch));
         if self.relay.mid_response() || reads > 0 {
             // Its answer will not come, and cannot be begun again in the middle.
-            self.backend = None;
             return Err(End::Farewell("read_in_flight"));
         }
         let returns = expected || self.relay.state.selected.as_ref().is_none_or(|s| s.movable().is_ok());
         let again = self.rebuilt.is_some_and(|at| at.elapsed() < REBUILD_PAUSE);
         if !returns || (!expected && (writes > 0 || again)) {
-            self.backend = None;
             return Err(End::Farewell("backend_lost"));
         }
         self.rebuilt = (!expected).then(Instant::now);

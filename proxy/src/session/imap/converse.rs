@@ -20,7 +20,7 @@ use crate::{
 use bascule_protocols::imap::login::Credentials;
 
 /// How long the end of a connection is awaited after LOGOUT.
-const LEAVE: Duration = Duration::from_secs(5);
+pub(super) const LEAVE: Duration = Duration::from_secs(5);
 
 /// Carries `plan` out on `leg`, within `limit`.
 pub(super) async fn converse(leg: &mut Leg, plan: Plan, limit: Duration) -> Result<Outcome, Failure> {

@@ -5,15 +5,18 @@
 use std::time::{Duration, Instant};
 
 use bascule_protocols::imap::farewell::{self, Farewell, unavailable};
-use tokio::io::AsyncWriteExt;
 
 use super::{
     converse, greet,
     hold::Body,
+    orders::see_out,
     pipe::Pipe,
-    relay::{End, Session},
+    relay::{Backend, End, Session},
 };
-use crate::gate::Standing;
+use crate::{gate::Standing, session::stays};
+
+/// How long a client may take to read what it was sent before.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Session {
     /// Since when the client waits for what is held.
@@ -101,25 +104,35 @@ impl Session {
             waiting += i64::from(held.since.is_some());
         }
         gauge.sub(waiting);
-        match end {
+        let words = match end {
             End::Pipe => return self.into_pipe().await,
-            End::Client => {
-                let _ = tokio::time::timeout(Duration::from_secs(5), async {
-                    std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
-                    self.client.shutdown().await
-                })
-                .await;
-            }
+            End::Client => Vec::new(),
             End::Farewell(reason) => {
                 self.world().metrics.farewells.count(reason);
                 tracing::info!(session = self.entry.handle.id.0, reason, "farewell");
-                self.farewell(waiting > 0).await;
+                self.last_words(waiting > 0)
             }
-        }
-        self.leave_all().await;
+        };
+        let left = self.leave_all();
+        let Self { mut client, mut to_client, entry, door, .. } = self;
+        let said = async {
+            let pending = std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client));
+            let _ = tokio::time::timeout(LAST_WORDS, pending).await;
+            greet::close(&mut client, &words).await;
+        };
+        // A pool is left whether or not the client takes what it is told.
+        let left = async {
+            if !left.await {
+                stays::until_open(&door.world, &entry.handle).await;
+            }
+            entry.handle.word.set(Standing::default());
+            entry.handle.word_changed();
+        };
+        tokio::join!(said, left);
     }
 
-    pub(super) async fn farewell(&mut self, held: bool) {
+    /// What a client is told that cannot be served on.
+    fn last_words(&self, held: bool) -> Vec<u8> {
         let reads = self.relay.in_flight().1;
         let standing = match () {
             () if self.relay.mid_response() => farewell::Standing::Cut,
@@ -127,30 +140,31 @@ impl Session {
             () if self.relay.mid_command() || reads > 0 || held => farewell::Standing::Reading,
             () => farewell::Standing::Quiet,
         };
-        let words = match farewell::farewell(standing, &self.relay.ambiguous()) {
+        match farewell::farewell(standing, &self.relay.ambiguous()) {
             Farewell::Say(bytes) => bytes,
             Farewell::Close => Vec::new(),
-        };
-        let pending = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
-        let _ = tokio::time::timeout(Duration::from_secs(5), pending).await;
-        greet::close(&mut self.client, &words).await;
+        }
     }
 
-    /// Backend connections end in good order, and the word shows them until they have.
-    pub(super) async fn leave_all(&mut self) {
-        if let Some(backend) = self.backend.take() {
-            let clean = self.relay.safepoint() && backend.out.is_empty();
-            if clean {
-                converse::leave(backend.leg, self.relay.own_outstanding()).await;
-            } else {
-                converse::cut(backend.leg).await;
+    /// Backend connections end in good order. False: one of them has not.
+    fn leave_all(&mut self) -> impl Future<Output = bool> + Send + use<> {
+        let (backend, spare) = (self.backend.take(), self.spare.take());
+        let errand = self.errand.take().filter(|_| stays::matters(self.world()));
+        let mut ended = errand.is_some() || !self.orders.on_a_pool();
+        let clean = self.relay.safepoint() && backend.as_ref().is_some_and(|backend| backend.out.is_empty());
+        let idling = self.relay.own_outstanding();
+        async move {
+            if let Some(errand) = errand {
+                ended &= see_out(errand).await;
             }
+            if let Some(Backend { leg, .. }) = backend {
+                ended &= if clean { converse::leave(leg, idling).await } else { converse::cut(leg).await };
+            }
+            if let Some(spare) = spare {
+                ended &= spare.leave().await;
+            }
+            ended
         }
-        if let Some(spare) = self.spare.take() {
-            spare.leave().await;
-        }
-        self.entry.handle.word.set(Standing::default());
-        self.entry.handle.word_changed();
     }
 
     pub(super) async fn into_pipe(self) {
@@ -161,5 +175,154 @@ impl Session {
         to_client.keep(self.relay.unsent());
         let pipe = Pipe { client: self.client, to_client, backend: backend.leg, to_backend };
         pipe.run(&self.door.world, &self.entry.handle, backend.epoch).await;
+    }
+}
+
+#[cfg(test)]
+pub(in crate::session) mod tests {
+    use std::sync::Arc;
+
+    use bascule_protocols::imap::{
+        capability::{Capabilities, Stage, pin},
+        login::{Credentials, PreAuth, Verdict},
+    };
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        config::{Config, Listener, Protocol, Storage},
+        cutover::testing::{Rig, V4, config},
+        net::stream::Leg,
+        session::{World, door::Door, imap::login::LoggedIn, rates::Rates, registry::Order},
+        topology::Epoch,
+    };
+
+    /// More than the buffers of a connection on this machine take.
+    pub(in crate::session) const MUCH: usize = 64 << 20;
+
+    pub(in crate::session) async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    pub(in crate::session) fn listener() -> Listener {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[server]\nhostname = \"m\"\nstate_dir = {:?}\n[listener.imap]\nprotocol = \"imap\"\n\
+             bind = [\"127.0.0.1:1143\"]\ntls = \"none\"\n[pool.v4]\ncontract = {{ storage = \"shared\" }}\n\
+             capabilities = [\"IMAP4rev1\"]\n[pool.v4.imap]\nservers = [\"127.0.0.1:143\"]\ntls = {{ mode = \"none\" }}\n",
+            dir.path()
+        );
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap().listeners.remove("imap").unwrap()
+    }
+
+    pub(in crate::session::imap) fn credentials(capabilities: &Capabilities) -> Credentials {
+        let verdict = PreAuth::new(Stage::Tls).step(b"a LOGIN alice pass\r\n", &pin(&[capabilities]));
+        let (_, Verdict::Login(_, credentials)) = verdict else { panic!("{verdict:?}") };
+        credentials
+    }
+
+    /// A session of alice on v4 between these two connections.
+    fn session(world: &Arc<World>, client: TcpStream, server: TcpStream) -> Box<Session> {
+        let listener = listener();
+        let rates = Rates::new(&listener.smtp.rates);
+        let door = Arc::new(Door { name: "imap".into(), listener, world: world.clone(), rates, tls: None });
+        let entry = world.registry.enter("127.0.0.1:1".parse().unwrap(), "imap".into(), Protocol::Imap);
+        entry.handle.describe(|info| info.identity = "alice".into());
+        let capabilities = Capabilities::parse(b"IMAP4rev1 IDLE");
+        let credentials = credentials(&capabilities);
+        let backend = LoggedIn { leg: Leg::plain(server), pool: V4, epoch: Epoch(0), capabilities };
+        Box::new(Session::new(door, Leg::plain(client), entry, backend, credentials, None))
+    }
+
+    /// A telephone without network in the middle of a download.
+    #[tokio::test]
+    async fn who_does_not_read_its_farewell_leaves_the_pool_all_the_same() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let mut session = session(&world, ours, theirs);
+        session.to_client.keep(&vec![b'x'; MUCH]);
+        let handle = session.entry.handle.clone();
+        let mut watch = world.registry.watch();
+        tokio::spawn(session.run());
+        tokio::spawn(async move {
+            let mut said = [0; 64];
+            // Told LOGOUT, it ends.
+            assert!(server.read(&mut said).await.unwrap() > 0);
+        });
+        handle.give(Order::End);
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
+        assert!(world.registry.get(handle.id).is_some(), "the pool was left after the last words");
+    }
+
+    /// A server that keeps the connection after LOGOUT: the old pool may still have the user.
+    #[tokio::test]
+    async fn a_connection_that_does_not_end_is_there_for_as_long_as_the_hold_lasts() {
+        for storage in [Storage::Shared, Storage::Replicated] {
+            let world = Rig::new(config(storage)).await.world;
+            let ((client, ours), (theirs, _server)) = (pair().await, pair().await);
+            let session = session(&world, ours, theirs);
+            let handle = session.entry.handle.clone();
+            world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+            let mut watch = world.registry.watch();
+            let task = tokio::spawn(session.run());
+            drop(client);
+            if storage == Storage::Shared {
+                while !handle.word.read().waits {
+                    watch.next().await;
+                }
+                assert!(handle.word.read().touches(V4), "nobody has seen it end");
+                world.gate.open(Epoch(0)).unwrap();
+                handle.wake();
+            }
+            task.await.unwrap();
+            assert!(!handle.word.read().touches(V4), "{storage:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_it_leaves_a_pool_sees_that_to_its_end() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((mut client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let session = session(&world, ours, theirs);
+        let handle = session.entry.handle.clone();
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        handle.give(Order::Leave);
+        let task = tokio::spawn(session.run());
+        let mut said = [0; 64];
+        assert!(server.read(&mut said).await.unwrap() > 0, "LOGOUT");
+        handle.give(Order::End);
+        while client.read(&mut said).await.unwrap() > 0 {}
+        assert!(handle.word.read().touches(V4), "the server has not ended it yet");
+        drop(server);
+        task.await.unwrap();
+        assert!(!handle.word.read().touches(V4));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_bye_is_there_until_it_has_gone() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let session = session(&world, ours, theirs);
+        let handle = session.entry.handle.clone();
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        let mut watch = world.registry.watch();
+        tokio::spawn(session.run());
+        server.write_all(b"* BYE shutting down\r\n").await.unwrap();
+        assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 0, "nothing more is asked of it");
+        assert!(handle.word.read().touches(V4));
+        drop(server);
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
     }
 }

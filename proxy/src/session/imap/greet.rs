@@ -18,7 +18,10 @@ use super::{super::door::Door, login, relay::Session};
 use crate::{
     config::ListenerTls,
     net::stream::Leg,
-    session::registry::{Entry, Order, Progress},
+    session::{
+        registry::{Entry, Order, Progress},
+        stays,
+    },
 };
 
 /// How long a connection that ends may take to read what it was told.
@@ -168,6 +171,10 @@ async fn ask(
             }
             report(entry);
             match Pin::new(&mut *client).poll_fill_buf(cx) {
+                // The login is under way on the old pool, and is seen to end there.
+                Poll::Ready(_) if handle.word.read().backend.is_some() && stays::matters(&door.world) => {
+                    Poll::Pending
+                }
                 Poll::Ready(Ok([]) | Err(_)) => Poll::Ready(None),
                 Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
             }

@@ -11,15 +11,15 @@ use std::{
 use bascule_protocols::imap::{
     capability::Capabilities,
     login::Credentials,
-    restore::{Failure, Login, Plan},
+    restore::{Failure, Login, Outcome, Plan},
 };
 
-use super::converse::{converse, leave};
+use super::converse::{converse, cut, leave};
 use crate::{
     config::{ClientAddress, Service},
     gate::Standing,
     net::stream::Leg,
-    session::{World, registry::Handle},
+    session::{World, registry::Handle, stays},
     topology::{Epoch, PoolId},
 };
 
@@ -119,33 +119,23 @@ async fn ask(
 ) -> Tried {
     let topology = world.topology.load();
     let (pool, epoch) = (topology.active, topology.epoch);
-    let open = async {
-        let mut leg =
-            super::open::reach(world, pool).await.map_err(|e| Failure::Unavailable(e.to_string()))?;
-        let service = &topology.active().imap;
-        let plan = Plan {
-            id: id_arguments(service, handle, local, client_id),
-            login: Some(Login::Client(credentials.clone())),
-            ..Plan::default()
-        };
-        let outcome = converse(&mut leg, plan, world.config.limits.login_ceiling).await?;
-        Ok((leg, outcome))
+    // What the gate interrupts is dropped and sent again to whoever wins (design §5.2, Holding).
+    let opened = tokio::select! {
+        opened = super::open::reach(world, pool) => opened,
+        () = until_shut(world, handle, epoch) => return shut(handle),
     };
-    let result = tokio::select! {
-        result = open => result,
-        () = until_shut(world, handle, epoch) => {
-            // Dropped and sent again to whoever wins (design §5.2, Holding).
-            clear(handle);
-            return Tried::GateShut;
-        }
+    let plan = Plan {
+        id: id_arguments(&topology.active().imap, handle, local, client_id),
+        login: Some(Login::Client(credentials.clone())),
+        ..Plan::default()
     };
-    if !world.gate.admits(epoch) {
-        if let Ok((leg, _)) = result {
-            leave(leg, false).await;
-        }
-        clear(handle);
-        return Tried::GateShut;
-    }
+    let result = match opened {
+        Ok(leg) => match introduce(world, handle, epoch, leg, plan).await {
+            Some(result) => result,
+            None => return shut(handle),
+        },
+        Err(error) => Err(Failure::Unavailable(error.to_string())),
+    };
     match result {
         Ok((leg, outcome)) => Tried::Answered(Answer::Accepted(LoggedIn {
             leg,
@@ -163,6 +153,35 @@ async fn ask(
             Tried::Failed
         }
     }
+}
+
+/// Logs in. `None`: the gate shut meanwhile. The server may have let the user in, so the connection is seen to its end.
+async fn introduce(
+    world: &World,
+    handle: &Handle,
+    epoch: Epoch,
+    mut leg: Leg,
+    plan: Plan,
+) -> Option<Result<(Leg, Outcome), Failure>> {
+    let answered = tokio::select! {
+        answered = converse(&mut leg, plan, world.config.limits.login_ceiling) => Some(answered),
+        () = until_shut(world, handle, epoch) => None,
+    };
+    let ended = match answered {
+        Some(answered) if world.gate.admits(epoch) => return Some(answered.map(|outcome| (leg, outcome))),
+        Some(Ok(_)) => leave(leg, false).await,
+        Some(Err(_)) | None if stays::matters(world) => cut(leg).await,
+        Some(Err(_)) | None => true,
+    };
+    if !ended {
+        stays::until_open(world, handle).await;
+    }
+    None
+}
+
+fn shut(handle: &Handle) -> Tried {
+    clear(handle);
+    Tried::GateShut
 }
 
 fn clear(handle: &Handle) {
@@ -219,4 +238,51 @@ pub(super) fn id_arguments(
     }
     out.push(b')');
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        config::{Protocol, Storage},
+        cutover::testing::{Rig, V4, config},
+        session::imap::end::tests::credentials,
+    };
+
+    #[tokio::test]
+    async fn a_login_that_the_gate_interrupts_is_there_until_its_connection_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(Storage::Shared);
+        let mut v4 = (*config.pools[0]).clone();
+        v4.imap.server = listener.local_addr().unwrap().to_string();
+        config.pools[0] = Arc::new(v4);
+        let world = Rig::new(config).await.world;
+        let entry = world.registry.enter("127.0.0.1:1".parse().unwrap(), "imap".into(), Protocol::Imap);
+        let handle = entry.handle.clone();
+        let mut watch = world.registry.watch();
+        let asks = world.clone();
+        tokio::spawn(async move {
+            let credentials = credentials(&Capabilities::parse(b"IMAP4rev1"));
+            login(&asks, &entry.handle, None, &credentials, None).await
+        });
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"* OK ready\r\n").await.unwrap();
+        let mut said = [0; 64];
+        assert!(server.read(&mut said).await.unwrap() > 0, "the login");
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        handle.wake();
+        while server.read(&mut said).await.unwrap() > 0 {}
+        assert!(handle.word.read().touches(V4), "the user may be logged in");
+        drop(server);
+        while handle.word.read().touches(V4) {
+            watch.next().await;
+        }
+    }
 }

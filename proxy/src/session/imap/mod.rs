@@ -7,7 +7,7 @@
 mod backend;
 mod client;
 mod converse;
-mod end;
+pub(super) mod end;
 mod greet;
 mod hold;
 mod literals;

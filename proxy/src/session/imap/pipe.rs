@@ -1,7 +1,7 @@
 //! A session whose stream cannot be followed: bytes pass, nothing else.
 //!
-//! Rule: alive, counted, unmovable; it ends without a word when the gate shuts, since nobody knows what the
-//! client waits for (design §4.7).
+//! Rule: alive, counted, unmovable; while the gate is shut nothing passes, and it ends without a word when it is told to
+//! leave, since nobody knows what the client waits for (design §4.7).
 
 use std::{
     pin::Pin,
@@ -10,11 +10,13 @@ use std::{
 
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
+use super::converse::cut;
 use crate::{
     net::{outgoing::Outgoing, stream::Leg},
     session::{
         World,
         registry::{Handle, Order, Progress},
+        stays,
     },
     topology::Epoch,
 };
@@ -40,16 +42,24 @@ impl Pipe {
         std::future::poll_fn(|cx| {
             handle.register(cx.waker());
             let (number, order) = handle.order();
+            let open = world.gate.admits(epoch);
             if seen != Some(number) {
                 seen = Some(number);
-                handle.report(number, if order == Order::Flow { Progress::Done } else { Progress::Refused });
+                let stays = order == Order::Flow || (order == Order::Attach && open);
+                handle.report(number, if stays { Progress::Done } else { Progress::Refused });
             }
             let must_go = match order {
-                Order::Leave | Order::Attach | Order::End => true,
-                Order::Flow | Order::Prepare | Order::Prewarm | Order::Verify => !world.gate.admits(epoch),
+                Order::End => true,
+                // An order of a hold that is over.
+                Order::Leave | Order::Attach => !open,
+                // Whether it is to go, or the hold ends where it began, is for the cutover to say.
+                Order::Flow | Order::Prepare | Order::Prewarm | Order::Verify => world.gate.epoch() != epoch,
             };
             if must_go {
                 return Poll::Ready(());
+            }
+            if !open {
+                return Poll::Pending;
             }
             let up = forward(cx, &mut self.client, &mut self.backend, &mut self.to_backend);
             let down = forward(cx, &mut self.backend, &mut self.client, &mut self.to_client);
@@ -58,6 +68,10 @@ impl Pipe {
         .await;
         world.metrics.pipes.dec();
         world.metrics.farewells.count("pipe");
+        drop(self.client);
+        if stays::matters(world) && !cut(self.backend).await {
+            stays::until_open(world, handle).await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     orders::leave,
     relay::{End, Session, Waiting},
 };
+use crate::session::stays::until_open;
 
 /// How long a connection that ends may take to read what it was told.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -143,16 +144,83 @@ impl Session {
                 self.say(words.as_bytes());
             }
         }
-        let _ = timeout(LAST_WORDS, async {
-            std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client)).await?;
-            self.client.shutdown().await
-        })
-        .await;
-        if let Some(backend) = self.backend.take() {
-            let whole = self.relay.answered() && !self.relay.in_transaction() && backend.out.is_empty();
-            leave(backend.leg, whole).await;
+        let whole = self.relay.answered() && !self.relay.in_transaction();
+        let Self { mut client, mut to_client, entry, door, backend, leaving, stays, .. } = self;
+        let said = timeout(LAST_WORDS, async {
+            std::future::poll_fn(|cx| to_client.poll_flush(cx, &mut client)).await?;
+            client.shutdown().await
+        });
+        // A pool is left whether or not the client takes what it is told.
+        let left = async {
+            let mut ended = stays.is_none();
+            if let Some((_, leaving)) = leaving {
+                ended &= leaving.await;
+            }
+            if let Some(backend) = backend {
+                ended &= leave(backend.leg, whole && backend.out.is_empty()).await;
+            }
+            if !ended {
+                until_open(&door.world, &entry.handle).await;
+            }
+            entry.handle.word.set(Default::default());
+            entry.handle.word_changed();
+        };
+        let _ = tokio::join!(said, left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bascule_protocols::smtp::keywords::{Keywords, Pinned};
+
+    use super::*;
+    use crate::{
+        config::{Protocol, Storage},
+        cutover::testing::{Rig, V4, config},
+        gate::Standing,
+        net::stream::Leg,
+        session::{
+            door::Door,
+            imap::end::tests::{MUCH, listener, pair},
+            rates::Rates,
+            smtp::relay::Backend,
+        },
+        topology::Epoch,
+    };
+
+    #[tokio::test]
+    async fn who_does_not_read_its_421_leaves_the_pool_all_the_same() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((_client, ours), (theirs, server)) = (pair().await, pair().await);
+        let mut listener = listener();
+        listener.protocol = Protocol::Smtp;
+        let rates = Rates::new(&listener.smtp.rates);
+        let door = Arc::new(Door { name: "smtp".into(), listener, world: world.clone(), rates, tls: None });
+        let entry = world.registry.enter("127.0.0.1:1".parse().unwrap(), "smtp".into(), Protocol::Smtp);
+        let handle = entry.handle.clone();
+        handle.word.set(Standing { backend: Some(V4), ..Standing::default() });
+        let pinned = Arc::new(Pinned::of(&[], 1 << 20, false));
+        let mut session = Session::new(door, Leg::plain(ours), entry, pinned);
+        session.to_client.keep(&vec![b'x'; MUCH]);
+        session.backend = Some(Backend {
+            leg: Leg::plain(theirs),
+            out: Default::default(),
+            replies: Default::default(),
+            pool: V4,
+            epoch: Epoch(0),
+            keywords: Keywords::default(),
+            streamed: None,
+            later: Default::default(),
+            waits: false,
+        });
+        let mut watch = world.registry.watch();
+        drop(server);
+        tokio::spawn(session.end(End::Farewell("kicked")));
+        while handle.word.read().touches(V4) {
+            watch.next().await;
         }
-        self.entry.handle.word.set(Default::default());
-        self.entry.handle.word_changed();
+        assert!(world.registry.get(handle.id).is_some(), "the pool was left after the last words");
     }
 }

@@ -79,6 +79,7 @@ impl Session {
     pub(super) fn obey(&mut self) -> Result<(), End> {
         let (number, order) = self.entry.handle.order();
         self.orders.seen = Some((number, order));
+        self.stays = self.stays.filter(|_| !self.admitted());
         if order != Order::Verify && self.orders.trial.take().is_some() {
             self.sync_word();
         }
@@ -177,7 +178,7 @@ impl Session {
         if old {
             self.give_up();
         }
-        if self.leaving.is_none() {
+        if self.leaving.is_none() && self.stays.is_none() {
             self.report(Progress::Done);
         }
     }
@@ -214,7 +215,9 @@ impl Session {
     pub(super) fn on_left(&mut self, ended: bool) -> Result<(), End> {
         let left: Option<PoolId> = self.leaving.take().map(|(pool, _)| pool);
         if !ended {
+            // The word goes on saying so, and the hold does not go on.
             tracing::warn!(session = self.entry.handle.id.0, ?left, "a connection that does not end");
+            self.stays = left;
             self.report(Progress::Refused);
         }
         self.sync_word();

@@ -134,6 +134,8 @@ pub(super) struct Session {
     /// The pool that [`Self::opening`] goes to.
     pub(super) towards: Option<PoolId>,
     pub(super) leaving: Option<(PoolId, Leaving)>,
+    /// A pool that was left without its connection having been seen to end.
+    pub(super) stays: Option<PoolId>,
     pub(super) waiting: Option<Wait>,
     pub(super) parked: Option<Own>,
     pub(super) exchange: Option<Exchange>,
@@ -196,6 +198,7 @@ impl Session {
             opening: None,
             towards: None,
             leaving: None,
+            stays: None,
             waiting: None,
             parked: None,
             exchange: None,
@@ -411,7 +414,7 @@ impl Session {
 
     pub(super) fn now_standing(&self) -> Standing {
         let (writes, reads) = self.relay.in_flight();
-        let left = self.leaving.as_ref().map(|(pool, _)| *pool);
+        let left = self.leaving.as_ref().map(|(pool, _)| *pool).or(self.stays);
         let greeted = self.greeted.as_ref().map(|(pool, ..)| *pool);
         Standing {
             backend: self.backend.as_ref().map(|b| b.pool).or(left).or(self.towards).or(greeted),

@@ -5,7 +5,7 @@
 use super::{
     super::{
         converse::{cut, leave},
-        relay::{End, Session},
+        relay::{Backend, End, Session},
     },
     ErrandResult, Spare, two_stores,
 };
@@ -55,17 +55,19 @@ impl Session {
         if self.relay.in_flight().1 > 0 || self.relay.mid_response() {
             return Err(End::Farewell("read_in_flight"));
         }
-        let whole = self.relay.safepoint();
+        let whole = self.relay.safepoint() && self.backend.as_ref().is_some_and(|b| b.out.is_empty());
+        self.see_off(whole)
+    }
+
+    /// The backend is told LOGOUT, if what it was told is `whole`, and its end is awaited.
+    pub(in crate::session::imap) fn see_off(&mut self, whole: bool) -> Result<(), End> {
         let idling = self.relay.own_outstanding();
-        let Some(backend) = self.backend.take() else { return Ok(()) };
-        self.orders.touching = Some(backend.pool);
-        let clean = whole && backend.out.is_empty();
-        self.drop_backend()?;
+        let Some(Backend { leg, pool, .. }) = self.backend.take() else { return Ok(()) };
+        self.orders.touching = Some(pool);
         self.start(Box::pin(async move {
-            let ended = if clean { leave(backend.leg, idling).await } else { cut(backend.leg).await };
-            ErrandResult::Left(ended)
+            ErrandResult::Left(if whole { leave(leg, idling).await } else { cut(leg).await })
         }));
-        Ok(())
+        self.drop_backend()
     }
 
     fn see_spare_off(&mut self, spare: Spare) {
@@ -95,7 +97,7 @@ impl Session {
         }
     }
 
-    pub(super) fn drop_dial(&mut self) {
+    pub(in crate::session::imap) fn drop_dial(&mut self) {
         if std::mem::take(&mut self.orders.dialling) {
             self.errand = None;
         }

@@ -16,7 +16,12 @@ use bascule_protocols::imap::{
 };
 
 pub(super) use self::spare::Spare;
-use super::relay::{End, Session};
+use tokio::time::timeout;
+
+use super::{
+    converse::{LEAVE, leave},
+    relay::{End, Session},
+};
 use crate::{
     config::Storage,
     net::stream::Leg,
@@ -90,6 +95,11 @@ impl Orders {
     /// Whether the errand that runs leaves the client's commands alone.
     pub(super) fn beside(&self) -> bool {
         self.dialling || self.looking == Some(Looking::Ahead)
+    }
+
+    /// Whether there is, or may be, a connection that is an errand's.
+    pub(super) fn on_a_pool(&self) -> bool {
+        self.touching.is_some() || self.verifying.is_some()
     }
 
     /// Whether another mailbox was selected since this was last asked.
@@ -214,6 +224,21 @@ impl Session {
             ErrandResult::Attached(pool, epoch, result) => return self.on_attached(pool, epoch, *result),
         }
         Ok(())
+    }
+}
+
+/// The end of an errand whose session ends, and of the connection that it was for. True: that has ended.
+pub(super) async fn see_out(errand: ErrandFuture) -> bool {
+    let leg = match timeout(LEAVE, errand).await {
+        Ok(ErrandResult::Left(ended) | ErrandResult::SpareLeft(ended)) => return ended,
+        Ok(ErrandResult::Dialled(..)) => return true,
+        Ok(ErrandResult::Prewarmed(_, result) | ErrandResult::Verified(_, result)) => result,
+        Ok(ErrandResult::Attached(.., result)) => *result,
+        Err(_) => return false,
+    };
+    match leg {
+        Ok((leg, _)) => leave(leg, false).await,
+        Err(_) => true,
     }
 }
 

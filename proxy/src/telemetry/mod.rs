@@ -3,74 +3,19 @@
 //! Rule: every label value exists at zero from the start, so that an alert can be written before the first event;
 //! a value that is not listed here counts as `other`. Handles are resolved once; no command looks up a label.
 
-use std::{
-    io::{self, IsTerminal as _},
-    str::FromStr,
-};
+use std::sync::OnceLock;
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector, process_collector::ProcessCollector,
 };
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::config::{Config, Protocol};
 
-/// The variable with the log filter, in the syntax of `tracing_subscriber::EnvFilter`.
-pub const LOG_VARIABLE: &str = "BASCULE_LOG";
+mod logs;
 
-/// What is logged where nothing else is asked for. What goes wrong with one client or server is no news of pingora's own:
-/// it is counted, and at level debug it is ours to tell.
-const QUIET: &str = "info,pingora_core=off,pingora_proxy=off,pingora_pool=off";
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is not a log format: write text or json")),
-        }
-    }
-}
-
-/// Sends log lines to stderr from here on: level info, or what [`LOG_VARIABLE`] says.
-pub fn init_logs(format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var(LOG_VARIABLE)
-        .try_from_env();
-    let filter = match filter {
-        Ok(filter) => filter,
-        Err(_) if std::env::var_os(LOG_VARIABLE).is_none() => EnvFilter::new(QUIET),
-        Err(error) => {
-            return Err(format!("{LOG_VARIABLE}: {error}: write something like info,bascule=debug"));
-        }
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        // A line that cannot be written, on a full disk say, is lost. To say so on stderr would panic there.
-        .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal());
-    let set = match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|error| error.to_string())
-}
+pub use logs::{LOG_VARIABLE, LogFormat, Logs};
 
 /// The label values, each list complete but for `other`, which [`Family`] adds.
 pub mod labels {
@@ -304,6 +249,8 @@ impl Choice {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    log_lines_lost: IntCounter,
+    lost: OnceLock<ErrorCounter>,
     sessions: IntGaugeVec,
     check_answers: IntCounterVec,
     open_relay: IntGaugeVec,
@@ -368,6 +315,8 @@ pub struct Metrics {
     pub active_pool: Choice,
     /// How often the active pool has been swapped.
     pub epoch: IntGauge,
+    /// 1 while the journal's last record is not written.
+    pub journal_failed: IntGauge,
 }
 
 impl Default for Metrics {
@@ -387,8 +336,11 @@ impl Metrics {
         let gauges =
             |name, help, labels: &[&str]| register(r, IntGaugeVec::new(Opts::new(name, help), labels));
         let bytes = counters("bascule_bytes_total", "Bytes between clients and the proxy", &["direction"]);
+        let outcomes = |name, help, known| Family::new(r, name, help, "outcome", known);
         let choice = |name, help, label, known: &[&str]| Choice::new(r, name, help, label, known);
         Self {
+            log_lines_lost: counter(r, "bascule_log_lines_lost_total", "Log lines that stderr did not take"),
+            lost: OnceLock::new(),
             sessions: gauges("bascule_sessions", "Client sessions alive", &["listener"]),
             check_answers: counters(
                 "bascule_check_answers_total",
@@ -430,18 +382,10 @@ impl Metrics {
             bytes_to_clients: bytes.with_label_values(&["to_clients"]),
             uploads_spooled: gauge(r, "bascule_uploads_spooled_bytes", "Uploads on disk"),
             uploads_memory: gauge(r, "bascule_uploads_memory_bytes", "Uploads in memory, but small ones"),
-            messages: Family::new(
-                r,
-                "bascule_messages_total",
-                "Messages of SMTP and LMTP",
-                "outcome",
-                labels::MESSAGES,
-            ),
-            http_requests: Family::new(
-                r,
+            messages: outcomes("bascule_messages_total", "Messages of SMTP and LMTP", labels::MESSAGES),
+            http_requests: outcomes(
                 "bascule_http_requests_total",
                 "Requests of HTTP by what became of them",
-                "outcome",
                 labels::HTTP_REQUESTS,
             ),
             http_queued: gauge(r, "bascule_http_queued", "Requests that wait for a place at their service"),
@@ -457,22 +401,21 @@ impl Metrics {
                 "Requests of HTTP said again",
                 labels::HTTP_AGAIN,
             ),
-            http_streams: Family::new(
-                r,
+            http_streams: outcomes(
                 "bascule_http_streams_total",
                 "Streams of HTTP whose server was left or lost, by what became of them",
-                "outcome",
                 labels::HTTP_STREAMS,
             ),
             http_events: gauge(r, "bascule_http_events", "Streams of events that are open"),
             http_polls: gauge(r, "bascule_http_polls", "Long polls that wait"),
             http_sockets: gauge(r, "bascule_http_sockets", "WebSockets that are open"),
             limits_hit: Family::new(r, "bascule_limits_hit_total", "Limits reached", "limit", labels::LIMITS),
-            cutovers: Family::new(r, "bascule_cutovers_total", "Cutovers ended", "outcome", labels::OUTCOMES),
+            cutovers: outcomes("bascule_cutovers_total", "Cutovers ended", labels::OUTCOMES),
             cutover_state: choice("bascule_cutover_state", "State of the cutover", "state", labels::STATES),
             gate_state: choice("bascule_gate_state", "What the gate says", "state", labels::GATE),
             active_pool: choice("bascule_active_pool", "The pool that serves", "pool", &[]),
             epoch: gauge(r, "bascule_epoch", "Swaps of the active pool"),
+            journal_failed: gauge(r, "bascule_journal_failed", "Last record of the journal not written"),
             registry,
         }
         .begin()
@@ -509,6 +452,11 @@ impl Metrics {
         }
     }
 
+    /// From here on lines that these logs lose are counted.
+    pub fn watch_logs(&self, logs: &Logs) {
+        let _ = self.lost.set(logs.lost());
+    }
+
     /// The gauge of a listener's sessions; the listener keeps it.
     pub fn sessions(&self, listener: &str) -> IntGauge {
         self.sessions.with_label_values(&[listener])
@@ -537,6 +485,10 @@ impl Metrics {
 
     /// The text format of Prometheus.
     pub fn render(&self) -> String {
+        if let Some(lost) = self.lost.get() {
+            let lost = lost.dropped_lines() as u64;
+            self.log_lines_lost.inc_by(lost.saturating_sub(self.log_lines_lost.get()));
+        }
         // Fails only for a family without samples, which `gather` leaves out.
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
@@ -655,11 +607,5 @@ mod tests {
         assert!(!text.contains("protocol=\"lmtp\""), "it has none");
         metrics.active_pool.set("v4");
         assert!(metrics.render().contains("bascule_active_pool{pool=\"v4\"} 1\n"));
-    }
-
-    #[test]
-    fn log_formats_have_names() {
-        assert_eq!("json".parse(), Ok(LogFormat::Json));
-        assert!("xml".parse::<LogFormat>().unwrap_err().contains("text or json"));
     }
 }
