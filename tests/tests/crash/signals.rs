@@ -92,7 +92,7 @@ async fn sighup_serves_the_new_certificate_and_keeps_the_old_one_for_a_broken_on
     // A key that belongs to another certificate, and no certificate at all.
     std::fs::write(folder.join("server.key"), rig.proxy.authority.issue(&["other"]).key).unwrap();
     rig.proxy.signal(Signal::HUP).unwrap();
-    said(&rig, "certificates are refused").await;
+    said(&rig, "the configuration is refused, nothing changed").await;
     assert_eq!(shown(&rig).await, second);
 
     rig.append(&mut client).await.ok().unwrap();
