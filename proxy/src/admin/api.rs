@@ -205,8 +205,7 @@ async fn sessions<A: Appliance>(State(shared): State<Shared<A>>) -> Response {
 }
 
 async fn report<A: Appliance>(State(shared): State<Shared<A>>) -> Result<Response, Failure> {
-    let none =
-        || Failure(StatusCode::NOT_FOUND, Refusal::new("there has been no cutover since the start", ""));
+    let none = || Failure(StatusCode::NOT_FOUND, Refusal::new("there has been no cutover yet", ""));
     Ok(Json(shared.appliance.report().ok_or_else(none)?).into_response())
 }
 

@@ -196,7 +196,7 @@ async fn watch(client: &Client, output: Output) -> Result<Exit, ClientError> {
 }
 
 async fn report(client: &Client, output: Output) -> Result<Exit, ClientError> {
-    let none = || ClientError::Refused(Refusal::new("there has been no cutover since the start", ""));
+    let none = || ClientError::Refused(Refusal::new("there has been no cutover yet", ""));
     Ok(finish(&client.report().await?.ok_or_else(none)?, output))
 }
 

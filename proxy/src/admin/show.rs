@@ -113,8 +113,9 @@ fn next_step(status: &Status) -> String {
         Stage::Soaking => "keep the old pool fenced and watch the new one; the cutover ends by itself",
         Stage::Aborting => "wait: `bascule cutover watch` follows it",
         Stage::Limbo => {
-            "repair what it needs; it is tried again by itself. If that is impossible: make sure that one pool \
-             cannot write, then `bascule cutover adopt OTHER --reason TEXT`"
+            "repair what it needs; it is tried again by itself. If that is impossible: `bascule cutover adopt OTHER \
+             --reason TEXT`, which proves what it does; or stop bascule, make sure that one pool cannot write, say it \
+             with --unproved of the other, and start it again"
         }
     };
     text.to_owned()

@@ -22,6 +22,8 @@ pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Habits from other servers: they mean nothing here, and must not end it.
+    _others: [Signal; 2],
 }
 
 impl Signals {
@@ -31,6 +33,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _others: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
         })
     }
 

@@ -169,6 +169,16 @@ pub(super) fn keep(state_dir: &Path, report: &Report) -> io::Result<()> {
     Ok(())
 }
 
+/// The last report that was kept, if it can be read, and its number.
+pub(super) fn latest(state_dir: &Path) -> (Option<Report>, u64) {
+    let dir = state_dir.join("reports");
+    let files = fs::read_dir(&dir).into_iter().flatten().flatten();
+    let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+    let Some(last) = files.filter_map(|file| number(file.file_name())).max() else { return (None, 0) };
+    let text = fs::read(dir.join(format!("{last}.json"))).ok();
+    (text.and_then(|text| serde_json::from_slice(&text).ok()), last)
+}
+
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

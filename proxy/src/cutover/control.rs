@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     cutover::{
         board::Board,
+        book,
         course::{Course, terms},
         driver::{Asked, Log, Run, Word},
         journal::{DecisionLog, Recovered},
@@ -115,6 +116,7 @@ impl Control {
         log: Box<dyn DecisionLog>,
         recovered: Recovered,
     ) -> Arc<Self> {
+        let (last, number) = book::latest(&world.config.server.state_dir);
         Arc::new(Self {
             outside,
             log: Arc::new(Mutex::new(log)),
@@ -122,10 +124,11 @@ impl Control {
             world,
             turn: tokio::sync::Mutex::default(),
             closed: Mutex::default(),
-            last_id: AtomicU64::new(recovered.last_id),
+            // A journal that was begun anew does not write over what was.
+            last_id: AtomicU64::new(recovered.last_id.max(number)),
             recovered: Mutex::new(Some(recovered)),
             running: Mutex::default(),
-            last: Mutex::default(),
+            last: Mutex::new(last),
         })
     }
 
@@ -234,8 +237,15 @@ impl Control {
             let State::Limbo(_, stuck, needs) = self.board.state() else { return Ok(()) };
             match (stuck, side) {
                 (Stuck::Recording(_) | Stuck::Adopting(_), _) => {}
-                // The way home goes on by itself.
-                (Stuck::Home(_) | Stuck::Pausing(_), Side::Old) => return Ok(()),
+                (Stuck::Home(_), Side::Old) => {}
+                // Tried, and still stuck.
+                (Stuck::Pausing(_), Side::Old) => {
+                    let instead = format!(
+                        "it is tried again by itself; where that cannot succeed: stop bascule, see to it that one pool \
+                         cannot write, then `bascule cutover adopt {pool} --reason TEXT`, and start it"
+                    );
+                    return Err(Refusal::new(needs, instead));
+                }
                 (Stuck::Home(_) | Stuck::Pausing(_), Side::New) | (Stuck::Asks(_), _) => {
                     return Err(Refusal::new(needs, "repair that and say it again"));
                 }
@@ -392,6 +402,8 @@ impl Control {
                 let taken = if let Reaction::Refuse(why) = reaction { Err(why) } else { Ok(()) };
                 if adopts && taken.is_ok() {
                     *lock(&run.said) = asked.said;
+                    // Whoever asked looks at what it led to, not at what was before.
+                    self.enter(run, &next);
                 }
                 let _ = asked.answer.send(taken);
             }

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 mod journal;
 
 use super::{
+    book,
     testing::{Rig, Twist, V4, V5, config},
     types::{Outcome, Stage, Status},
 };
@@ -68,7 +69,8 @@ async fn a_cutover_moves_every_session() {
         let phases: Vec<&str> = report.phases.iter().map(|phase| phase.name.as_str()).collect();
         let expected = ["arm", "drain", "leave", "fence", "barrier", "promote", "verify", "decide", "attach"];
         assert_eq!(phases, expected);
-        assert!(rig.dir.path().join("reports/1.json").exists());
+        // What the next process shows, and counts on from, even with a journal that was begun anew.
+        assert_eq!(book::latest(rig.dir.path()), (Some(report), 1));
         let order: Vec<String> =
             rig.script.log().into_iter().filter(|asked| !asked.contains("identity")).collect();
         let order = &order[..order.iter().position(|asked| asked == "close canaries").unwrap()];
@@ -297,8 +299,10 @@ async fn what_cannot_be_undone_is_limbo_until_it_can() {
         assert!(limbo.limbo.unwrap().contains(broken), "{broken}");
         assert_eq!(rig.control.report().unwrap().outcome, Outcome::Limbo);
         assert!(!matches!(rig.world.gate.phase(), Phase::Open), "{broken}");
-        // It is tried again and again, and goes on when it can.
+        // It is tried again and again, also when the operator says so, and goes on when it can.
         rig.script.until_asked(broken, 3).await;
+        let refused = rig.control.adopt("v4", "v4 is fine").await.unwrap_err();
+        assert!(refused.why[0].contains(broken) && refused.instead.contains("stop bascule"), "{refused}");
         rig.script.untwist();
         rig.over_and_idle().await;
         went_home(&rig, broken);
