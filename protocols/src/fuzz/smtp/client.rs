@@ -39,6 +39,8 @@ enum Phase {
 enum Expect {
     Fine,
     Mail(usize),
+    /// The same MAIL once more, behind the first.
+    Again(usize),
     Rcpt(usize, usize),
     Data(usize),
     Chunk(usize),
@@ -98,6 +100,7 @@ impl Client {
             }
             (Phase::Envelope, 0..=2) => self.rcpt(),
             (Phase::Envelope, 3..=4) => self.chunk(0, usize::from(input.byte()), input.flag()),
+            (Phase::Envelope, 6) => self.say("MAIL FROM:<a>", Expect::Again(self.last())),
             (Phase::Envelope, _) => self.data(),
             (Phase::Chunks(at), 0..=3) => self.chunk(at, usize::from(input.byte()), false),
             (Phase::Chunks(at), _) => self.chunk(at, usize::MAX, true),
@@ -198,10 +201,17 @@ impl Client {
             Expect::Fine => assert_eq!(code, 250),
             Expect::Mail(number) => {
                 self.messages[number].begun = code == 250;
-                if code != 250 && current(number, self) && self.phase == Phase::Envelope {
+                let hopes = self.expects.contains(&Expect::Again(number));
+                if code != 250 && !hopes && current(number, self) && self.phase == Phase::Envelope {
                     self.phase = Phase::Broken;
                 }
             }
+            // RFC 5321 §4.1.1.2: where it is accepted it begins anew, and has no recipients yet.
+            Expect::Again(number) if self.messages[number].begun => {
+                let accepted = self.messages[number].rcpts.iter_mut().map(|(_, accepted)| accepted);
+                accepted.for_each(|accepted| *accepted &= code != 250);
+            }
+            Expect::Again(number) => self.on_reply(Expect::Mail(number), code),
             Expect::Rcpt(number, at) => {
                 assert!(code != 250 || self.messages[number].begun, "a recipient without a message");
                 self.messages[number].rcpts[at].1 = code == 250;

@@ -22,6 +22,7 @@ const RECIPIENTS: usize = 10_000;
 
 const FIRST_HELLO: &str = "503 5.5.1 Say hello first";
 const NO_MAIL: &str = "503 5.5.1 MAIL first";
+pub(super) const UNDER_WAY: &str = "503 5.5.1 A message is under way";
 const SYNTAX: &str = "501 5.5.4 Syntax error in the arguments";
 
 impl Relay {
@@ -199,7 +200,8 @@ impl Relay {
             () if self.hello.is_none() => say(FIRST_HELLO),
             () if self.role == Role::Submission && !self.secure => say("530 5.7.0 Begin TLS first"),
             () if self.role == Role::Submission && !self.authenticated => say("530 5.7.1 Log in first"),
-            () if self.transaction.is_some() => say("503 5.5.1 A message is under way"),
+            // Behind a MAIL without an answer it waits: [`Self::refuses`].
+            () if self.transaction.as_ref().is_some_and(|t| t.mail.given.is_some()) => say(UNDER_WAY),
             () if !allowed(&path, pinned) => say("555 5.5.4 A parameter that was not offered"),
             () if too_large => say("552 5.3.4 Larger than the largest message"),
             () => Verdict::Command(Command::Mail(line.into())),

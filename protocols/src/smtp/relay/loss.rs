@@ -2,7 +2,7 @@
 //!
 //! Rule: whatever the lost one was asked is either asked again or answered by us, never neither.
 
-use super::{Awaited, Command, GoOn, Mode, POISONED, Reading, Relay, Role, What};
+use super::{Awaited, Command, GoOn, Mode, POISONED, Reading, Relay, Role, What, client::UNDER_WAY};
 use crate::smtp::{data::Chunk, reply::Class};
 
 const NO_MAIL: &[u8] = b"503 5.5.1 MAIL first\r\n";
@@ -60,14 +60,18 @@ impl Relay {
         self.transaction.is_some() && awaited.of == self.serial && awaited.what != What::Reset
     }
 
-    /// Whether a command that waited cannot be carried out: its message was refused or withdrawn meanwhile.
+    /// Whether a command that waited cannot be carried out as things stand: its message was refused or withdrawn meanwhile,
+    /// or the message before it was not.
     pub fn refuses(&self, command: &Command) -> bool {
         let stands = self.transaction.as_ref().is_some_and(|t| !t.poisoned);
-        !stands && !matches!(command, Command::Mail(_))
+        stands == matches!(command, Command::Mail(_))
     }
 
     /// The answer to a command that [`Self::refuses`] says cannot be carried out, once everything before it has its own.
     pub fn refusal(&mut self, command: &Command) -> Vec<u8> {
+        if matches!(command, Command::Mail(_)) {
+            return format!("{UNDER_WAY}\r\n").into_bytes();
+        }
         let reply = if self.transaction.is_some() { POISONED } else { NO_MAIL };
         let say = self.refuse_command(command, reply);
         if *command == Command::Data {

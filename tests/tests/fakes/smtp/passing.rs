@@ -113,6 +113,11 @@ async fn pipelined_commands_are_answered_in_order() {
     let rig = rig().await;
     for door in Door::MAIL {
         let mut client = rig.mailer(door).await;
+        // A sender that the server refuses stands in the way of no other.
+        let two =
+            ["MAIL FROM:<a@example.net> SIZE=x", "MAIL FROM:<b@example.net>", "RCPT TO:<bob@example.org>"];
+        let replies = client.pipeline(&[&two[..], &["RSET"]].concat()).await.unwrap();
+        assert_eq!(replies.iter().map(|r| r.code).collect::<Vec<_>>(), [501, 250, 250, 250], "{door:?}");
         let lines: Vec<String> = [
             "NOOP",
             "RCPT TO:<alice@example.org>",

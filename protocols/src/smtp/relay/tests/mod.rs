@@ -5,6 +5,7 @@
 
 mod ends;
 mod lmtp;
+mod pipelined;
 
 use super::*;
 use crate::smtp::{
@@ -25,6 +26,8 @@ struct Driver {
     /// The next command waits.
     hold: bool,
     waiting: Option<Command>,
+    /// What the client said behind it.
+    unread: Vec<u8>,
 }
 
 const AGAIN: &[u8] = b"451 again\r\n";
@@ -42,11 +45,16 @@ impl Driver {
             waits: false,
             hold: false,
             waiting: None,
+            unread: Vec::new(),
         }
     }
 
     fn client(&mut self, mut input: &[u8]) {
         while !input.is_empty() {
+            if matches!(self.waiting, Some(Command::Mail(_))) {
+                self.unread = input.to_vec();
+                return;
+            }
             let (n, verdict) = self.relay.client(input, &self.pinned);
             match verdict {
                 Verdict::NeedMore if n == 0 => panic!("not read: {:?}", String::from_utf8_lossy(input)),
@@ -55,17 +63,8 @@ impl Driver {
                     self.hold = false;
                     self.waiting = Some(command);
                 }
-                Verdict::Command(command) => {
-                    if matches!(command, Command::Mail(_)) {
-                        self.kept.clear();
-                    }
-                    let wire = Relay::wire(&command);
-                    self.relay.commit(command);
-                    if self.connected {
-                        self.backend.extend(wire);
-                    }
-                    self.waits |= self.relay.waits_to_commit();
-                }
+                Verdict::Command(command) if self.relay.refuses(&command) => self.waiting = Some(command),
+                Verdict::Command(command) => self.forward(command),
                 Verdict::Content(bytes) => {
                     self.kept.extend_from_slice(bytes);
                     if self.connected && !self.relay.replays() {
@@ -78,6 +77,32 @@ impl Driver {
             }
             input = &input[n..];
         }
+    }
+
+    fn forward(&mut self, command: Command) {
+        if matches!(command, Command::Mail(_)) {
+            self.kept.clear();
+        }
+        let wire = Relay::wire(&command);
+        self.relay.commit(command);
+        if self.connected {
+            self.backend.extend(wire);
+        }
+        self.waits |= self.relay.waits_to_commit();
+    }
+
+    /// A MAIL that waited for the one before it, and what came behind it.
+    fn carry_on(&mut self) {
+        let Some(command @ Command::Mail(_)) = self.waiting.clone() else { return };
+        match self.relay.refuses(&command) {
+            true if !self.relay.answered() => return,
+            true => self.client.extend(self.relay.refusal(&command)),
+            false if !self.connected || self.relay.replays() => return,
+            false => self.forward(command),
+        }
+        self.waiting = None;
+        let unread = std::mem::take(&mut self.unread);
+        self.client(&unread);
     }
 
     fn own(&mut self, own: Own) {
@@ -145,7 +170,10 @@ impl Driver {
             let (kind, text) = line.split_once(": ").unwrap_or((line, ""));
             match kind {
                 "C" => self.client(&bytes(text)),
-                "S" => self.server(&bytes(text)),
+                "S" => {
+                    self.server(&bytes(text));
+                    self.carry_on();
+                }
                 "B" | "P" => {
                     let seen = std::mem::take(if kind == "B" { &mut self.backend } else { &mut self.client });
                     assert_eq!(
@@ -168,6 +196,7 @@ impl Driver {
                     let envelope = self.relay.replay();
                     self.backend.extend(envelope);
                     self.go_on();
+                    self.carry_on();
                 }
                 "delivered" => {
                     let places: Vec<usize> = text.split(' ').map(|place| place.parse().unwrap()).collect();
@@ -463,7 +492,12 @@ fn the_proxy_refuses_what_would_part_it_from_the_backend() {
     play(Role::Relay, "C: BDAT 4|a|bNOOP|\nP: 503 5.5.1 MAIL first|250 2.0.0 Ok|");
     play(
         Role::Relay,
-        "C: MAIL FROM:<a>|MAIL FROM:<b>|\nB: MAIL FROM:<a>|\nP: 503 5.5.1 A message is under way|",
+        "C: MAIL FROM:<a>|
+        B: MAIL FROM:<a>|
+        S: 250 ok|
+        P: 250 ok|
+        C: MAIL FROM:<b>|
+        P: 503 5.5.1 A message is under way|",
     );
 }
 
