@@ -4,15 +4,18 @@
 
 use std::{
     ffi::OsStr,
-    net::Ipv4Addr,
+    io,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use tokio::{
+    net::TcpListener,
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
+    time::{Instant, sleep},
 };
 
 /// A command that the kernel kills when the thread that started it ends, in whatever way.
@@ -22,6 +25,20 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
     command
+}
+
+/// Listens where this process has listened before. A child that is just being started, by whatever test, has every socket
+/// of its parent until it is the program that it is to be: for so long the port is taken, and nothing tells of the end.
+pub async fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Kills it and waits until it is gone, for a second at most: nobody writes any more into a folder that is then removed.
@@ -41,7 +58,7 @@ pub fn end(child: &mut Child) {
 pub async fn input_ends() {
     let (ended, end) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         drop(ended);
     });
     // The only news that there can be is the sender's end.
@@ -79,7 +96,7 @@ pub fn tail(log: &Path, lines: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use io::Read;
 
     use super::*;
 
@@ -90,9 +107,24 @@ mod tests {
         assert!(all.iter().all(|address| address.is_loopback()));
     }
 
+    #[tokio::test]
+    async fn a_port_that_a_child_still_has_is_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // What a child has that is just being started.
+        let copy = listener.try_clone().unwrap();
+        drop(listener);
+        assert_eq!(TcpListener::bind(address).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (again, ()) = tokio::join!(listen_again(address), async {
+            tokio::task::yield_now().await;
+            drop(copy);
+        });
+        assert_eq!(again.unwrap().local_addr().unwrap(), address);
+    }
+
     #[test]
     fn a_tied_process_ends_with_its_thread() {
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
         let start = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _inside = runtime.enter();

@@ -25,6 +25,7 @@ use super::{
     store::Store,
     transcript::{Attendance, Counters, Records, Transcript},
 };
+use crate::process;
 
 /// How connections are protected.
 #[derive(Debug, Clone, Default)]
@@ -307,7 +308,7 @@ impl Platform {
         self.webs().iter().for_each(Web::serve);
         let mut listeners = Vec::new();
         for (door, address) in &self.addresses {
-            listeners.push((*door, TcpListener::bind(address).await?));
+            listeners.push((*door, process::listen_again(*address).await?));
         }
         self.open(listeners);
         self.deliver();

@@ -107,6 +107,12 @@ async fn imap_submission_port_25_lmtp_and_http_move_together() {
         progress.push(done);
         Work { post: post.clone(), leaving: leaving.clone(), rounds }
     };
+    // Dovecot fails where two deliveries make a mailbox at once: "Mailbox already exists", or it ends without an answer.
+    for user in MAILBOXES {
+        let mut client = post.proxy.session(user, "pass").await.unwrap();
+        client.select("INBOX").await.unwrap().ok().unwrap();
+        client.logout().await.unwrap();
+    }
     for n in 0..SESSIONS {
         let mut client = post.proxy.session(&format!("idle{n}"), "pass").await.unwrap();
         client.select("INBOX").await.unwrap().ok().unwrap();

@@ -29,6 +29,7 @@ pub use self::{
 };
 use self::{message::Head, shelf::Said};
 use super::{Stall, platform};
+use crate::process;
 
 /// Where a server breaks: it drops the connection.
 #[derive(Debug, Clone)]
@@ -236,7 +237,7 @@ impl Shared {
             if stopped {
                 listener = None;
             } else if listener.is_none() {
-                listener = TcpListener::bind(address).await.ok();
+                listener = process::listen_again(address).await.ok();
             }
             self.listening.send_replace(listener.is_some());
             let Some(open) = &listener else {
