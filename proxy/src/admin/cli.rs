@@ -16,7 +16,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
     0   done
     1   refused or failed; nothing was changed
-    2   the command line or the configuration is wrong
+    2   the command line or the configuration is wrong, or a file that it names
     3   the cutover was aborted; the old pool serves
     4   Limbo: neither pool takes writes, `bascule status` says what it needs
     5   bascule is not running, or stopped answering
@@ -160,7 +160,7 @@ pub enum Cutover {
     /// For Limbo, and for a state_dir whose journal does not fit the configuration. Goes through the running
     /// bascule, which fences the other pool, promotes this one and proves both; or straight to the journal when
     /// none runs. Then nothing is fenced, promoted or proved: make sure first that the other pool cannot write,
-    /// and say it as the owner of the state_dir. Exits 0, 1 or 2.
+    /// and say it as the owner of the state_dir. Exits 0, 1, 2 or 5.
     #[command(
         after_long_help = "Example:\n  bascule cutover adopt v5 --reason 'v4 burnt down, v5 promoted by hand'"
     )]

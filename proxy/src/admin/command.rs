@@ -102,12 +102,12 @@ pub async fn sessions(client: &Client, output: Output) -> Exit {
     ended(result, output)
 }
 
-/// `bascule cutover …`, `adopt` without a running bascule excepted: that is up to `offline`.
+/// `bascule cutover …`, `adopt` without a running bascule excepted: that is up to `offline`, which says why it failed.
 pub async fn cutover(
     command: Cutover,
     client: &Client,
     output: Output,
-    offline: impl FnOnce(&str, &str, bool) -> Result<(), Refusal>,
+    offline: impl FnOnce(&str, &str, bool) -> Exit,
 ) -> Exit {
     let result = match command {
         Cutover::Plan { to } => plan(client, output, &to).await,
@@ -205,10 +205,15 @@ async fn adopt(
     output: Output,
     pool: &str,
     reason: &str,
-    offline: impl FnOnce() -> Result<(), Refusal>,
+    offline: impl FnOnce() -> Exit,
 ) -> Result<Exit, ClientError> {
     match client.adopt(pool, reason).await {
-        Err(ClientError::NotRunning { .. }) => offline().map_err(ClientError::Refused)?,
+        Err(ClientError::NotRunning { .. }) => {
+            let exit = offline();
+            if exit != Exit::Done {
+                return Ok(exit);
+            }
+        }
         answer => answer?,
     }
     output.say(&serde_json::json!({ "active": pool }), |_| {

@@ -223,7 +223,7 @@ async fn rig(fake: Fake) -> Rig {
 const JSON: Output = Output { json: true };
 
 async fn run(client: &Client, command: Cutover) -> Exit {
-    command::cutover(command, client, JSON, |_, _, _| Err(Refusal::new("not offline", ""))).await
+    command::cutover(command, client, JSON, |_, _, _| panic!("not offline")).await
 }
 
 fn start_v5() -> Cutover {
@@ -313,10 +313,11 @@ async fn adopt_goes_to_the_running_bascule_and_else_to_the_journal() {
     let mut offline = None;
     let exit = command::cutover(adopt(), &nobody, JSON, |pool, reason, _| {
         offline = Some(format!("{pool} {reason}"));
-        Ok(())
+        Exit::Done
     })
     .await;
     assert_eq!((exit, offline.as_deref()), (Exit::Done, Some("v5 burnt")));
+    assert_eq!(command::cutover(adopt(), &nobody, JSON, |_, _, _| Exit::Usage).await, Exit::Usage);
 }
 
 #[tokio::test]

@@ -24,9 +24,12 @@ pub(super) enum Failed {
     /// The configuration, or a file that it names.
     #[error(transparent)]
     Config(#[from] Box<ConfigError>),
+    /// What the system has to have beside them: authorities that vouch for servers.
+    #[error(transparent)]
+    Named(bascule_certs::CertError),
     /// Everything else, with what to do in its text.
     #[error("{0:#}")]
-    Other(#[from] anyhow::Error),
+    Other(anyhow::Error),
 }
 
 impl From<ConfigError> for Failed {
@@ -35,11 +38,17 @@ impl From<ConfigError> for Failed {
     }
 }
 
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        error.downcast().map_or_else(Self::Other, Self::Named)
+    }
+}
+
 impl Failed {
     fn refusal(&self) -> Refusal {
         let instead = match self {
             Self::Config(error) => error.help().map(|help| help.to_string()),
-            Self::Other(_) => None,
+            Self::Named(_) | Self::Other(_) => None,
         };
         Refusal::new(self.to_string(), instead.unwrap_or_default())
     }
@@ -56,7 +65,7 @@ pub(super) fn ended(result: Result<(), Failed>, output: Output) -> Exit {
         Err(failed) => {
             output.refuse(&failed.refusal());
             match failed {
-                Failed::Config(_) => Exit::Usage,
+                Failed::Config(_) | Failed::Named(_) => Exit::Usage,
                 Failed::Other(_) => Exit::Refused,
             }
         }
@@ -101,16 +110,13 @@ pub(super) fn check(path: &Path, output: Output) -> Result<(), Failed> {
 }
 
 /// `bascule cutover adopt` on the journal itself; its lock keeps a running bascule out.
-pub(super) fn adopt(path: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), Refusal> {
-    let work = || {
-        let config = Config::load(path)?;
-        known(&config, pool)?;
-        let dir = &config.server.state_dir;
-        process::check_state_dir(dir)?;
-        journal::adopt(dir, pool, reason, unproved).map_err(anyhow::Error::from)?;
-        Ok::<(), Failed>(())
-    };
-    work().map_err(|failed| failed.refusal())
+pub(super) fn adopt(path: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), Failed> {
+    let config = Config::load(path)?;
+    known(&config, pool)?;
+    let dir = &config.server.state_dir;
+    process::check_state_dir(dir)?;
+    journal::adopt(dir, pool, reason, unproved).map_err(anyhow::Error::from)?;
+    Ok(())
 }
 
 fn known(config: &Config, pool: &str) -> anyhow::Result<()> {
@@ -149,7 +155,7 @@ mod tests {
         let pool = |name: &str| {
             format!(
                 "[pool.{name}]\ncontract = {{ storage = \"replicated\" }}\ncapabilities = [\"IMAP4rev1\"]\n\
-                 [pool.{name}.imap]\nservers = [\"127.0.0.1:143\"]\ntls = {{ mode = \"none\" }}\n"
+                 [pool.{name}.imap]\nservers = [\"{name}.test:143\"]\ntls = {{ mode = \"none\" }}\n"
             )
         };
         let text = format!(
@@ -176,8 +182,9 @@ mod tests {
     #[test]
     fn adopt_repairs_the_journal_of_a_bascule_that_does_not_run() {
         let (_dir, file, state) = rig();
-        let refusal = adopt(&file, "v5", "test", false).unwrap_err();
-        assert!(refusal.why[0].contains("bascule init"), "{refusal}");
+        let failed = adopt(&file, "v5", "test", false).unwrap_err();
+        assert!(failed.to_string().contains("bascule init"), "{failed}");
+        assert_eq!(ended(Err(failed), QUIET), Exit::Refused);
 
         init(&file, "v4", QUIET).unwrap();
         adopt(&file, "v5", "test", false).unwrap();
@@ -195,5 +202,14 @@ mod tests {
         let failed = check(&broken, QUIET).unwrap_err();
         assert!(failed.refusal().instead.contains("hostname"), "{:?}", failed.refusal());
         assert_eq!(ended(Err(failed), QUIET), Exit::Usage);
+        let nobody = bascule_certs::CertError::NoCertificate { path: broken.clone() };
+        assert_eq!(ended(Err(anyhow::Error::from(nobody).into()), QUIET), Exit::Usage);
+        // Every command that works on files.
+        let broken = broken.to_str().unwrap();
+        for line in [&["init", "--active", "v4"][..], &["cutover", "adopt", "v5", "--reason", "test"]] {
+            let words = [&["bascule", "--json", "--config", broken][..], line].concat();
+            let cli = <crate::admin::cli::Cli as clap::Parser>::try_parse_from(words).unwrap();
+            assert_eq!(crate::app::run(cli), Exit::Usage, "{line:?}");
+        }
     }
 }

@@ -37,8 +37,9 @@ pub fn run(cli: Cli) -> Exit {
             remote(&path, output, async |client| command::sessions(client, output).await)
         }
         Command::Cutover(cutover) => remote(&path, output, async |client| {
-            let offline =
-                |pool: &str, reason: &str, unproved: bool| local::adopt(&path, pool, reason, unproved);
+            let offline = |pool: &str, reason: &str, unproved: bool| {
+                local::ended(local::adopt(&path, pool, reason, unproved), output)
+            };
             command::cutover(cutover, client, output, offline).await
         }),
     }

@@ -375,7 +375,8 @@ impl Plan {
             ),
         };
         // No keepalive comes between what a test counts, unless it asks for it.
-        let keepalive = if self.limits.contains("keepalive") { "" } else { "keepalive = \"60s\"\n" };
+        let quiet = self.limits.contains("keepalive") || self.ceiling != "90s";
+        let keepalive = if quiet { "" } else { "keepalive = \"60s\"\n" };
         Setup {
             pools: vec![pool("old"), pool("new")],
             mail: self.mail.unwrap_or_default().1.into(),

@@ -231,6 +231,18 @@ fn what_proves_a_service_is_one_that_could() {
         "pool.v4.http.webmail.probe: `dav/x` is not a path",
         "write one that begins with a slash, or \"none\"",
     );
+    for wrong in ["{name}", "{USER}", "{user"] {
+        says(
+            &refused("/dav/{user}/probe.ics", &format!("/dav/{{user}}/{wrong}/probe.ics")),
+            &format!("pool.v5.http.dav.probe: `{wrong}"),
+            "allowed: `{user}`, which is the probe account's name",
+        );
+    }
+    says(
+        &refused("page = \"/mail\"", "page = \"/mail/{user}\""),
+        "pool.v4.http.webmail.session.page: `{user}` is not filled in here",
+        "write the path as it is",
+    );
     says(
         &refused("u={user}&p={password}", "u={user}"),
         "pool.v4.http.webmail.session.form: nobody could log in with it",

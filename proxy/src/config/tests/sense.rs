@@ -99,6 +99,56 @@ fn a_pool_is_not_this_proxy_itself() {
     }
 }
 
+/// Stores are two, whoever relays for both may be one.
+#[test]
+fn two_pools_are_two_servers() {
+    says(
+        &refused("\"[fd00::5]:993\"", "\"IMAP1.v4.internal:143\""),
+        "pool.v5.imap.servers: IMAP1.v4.internal:143 is the server of pool v4 as well",
+        "write an address of its own for each pool",
+    );
+    for both in ["Imap1.v4.internal:24", "[fd00:0::5]:24"] {
+        let (from, anchor) = match both.starts_with('[') {
+            true => ("\"imap1.v4.internal:24\"", "\"[fd00::5]:24\""),
+            false => ("\"[fd00::5]:24\"", "\"Imap1.v4.internal:24\""),
+        };
+        says(
+            &refused_at(anchor, from, &format!("\"{both}\"")),
+            "pool.v5.lmtp.servers: ",
+            "write an address of its own for each pool",
+        );
+    }
+    for (from, to) in [
+        ("\"mx.v5.internal:25\"", "\"mx.v4.internal:25\""),
+        ("\"smtp.v5.internal:465\"", "\"smtp.v4.internal:587\""),
+        ("\"[fd00::5]:5232\"", "\"dav.v4.internal:8443\""),
+    ] {
+        load(&folder(), &FULL.replace(from, to)).map_err(|error| error.render()).unwrap();
+    }
+    // One store has one server for deliveries, whoever serves its mailboxes.
+    let shared = FULL.replace("\"replicated\"", "\"shared\"").replace("fence_keeps_reads = true, ", "");
+    let shared = shared.replace("\"[fd00::5]:24\"", "\"imap1.v4.internal:24\"");
+    load(&folder(), &shared).map_err(|error| error.render()).unwrap();
+}
+
+#[test]
+fn a_sign_of_life_comes_before_the_end_that_it_is_to_prevent() {
+    says(
+        &refused("keepalive       = \"5s\"", "keepalive = \"90s\""),
+        "limits.keepalive: after 1m30s nobody waits any more: limits.command_ceiling is 1m30s",
+        "write a shorter time, or leave it out for the default, 8s",
+    );
+    says(
+        &refused("idle_keepalive  = \"1m\"", "idle_keepalive = \"45m\""),
+        "limits.idle_keepalive: 45m is not less than limits.autologout, 45m",
+        "write a shorter time, or leave it out for the default, 2m",
+    );
+    // Streams of HTTP wait for longer than commands.
+    let longer = FULL.replace("keepalive       = \"5s\"", "keepalive = \"95s\"");
+    let longer = longer.replace("hold          = \"20s\"", "hold = \"100s\"");
+    load(&folder(), &longer).map_err(|error| error.render()).unwrap();
+}
+
 #[test]
 fn names_sizes_and_addresses_make_sense() {
     for wrong in ["<script>", "mail example", "-mail.example.org"] {

@@ -10,12 +10,14 @@ mod pool;
 mod table;
 mod web;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde_spanned::Spanned;
 use table::{Table, bytes, span};
 
-use super::{Config, ConfigError, Cutover, Limits, Listener, Protocol, defaults, error::Source, raw};
+use super::{
+    Config, ConfigError, Cutover, Limits, Listener, Protocol, Storage, defaults, error::Source, raw,
+};
 
 pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigError> {
     let root = Table::new(source, "", 0..0);
@@ -26,6 +28,7 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
     let listeners = listener::listeners(&root, raw)?;
     let pools = pool::pools(&root, &raw.pool)?;
     loops(&root, raw, &listeners)?;
+    stores(&root, raw, pools[0].contract.storage)?;
     let none = raw::Cutover::default();
     let table = root.table("cutover", root.place(&raw.cutover));
     let raw_cutover = raw.cutover.as_ref().map_or(&none, Spanned::get_ref);
@@ -36,6 +39,7 @@ pub(super) fn config(source: &Source, raw: &raw::File) -> Result<Config, ConfigE
     let limits = limits(&table, raw_limits)?;
     ceilings(&root, raw_limits, raw_cutover, &limits, &cutover)?;
     let serves_http = listeners.values().any(|listener| listener.protocol == Protocol::Http);
+    keepalive(&table, raw_limits, &limits, serves_http)?;
     if serves_http {
         http::holds(&root, raw_limits, raw_cutover, &limits.http, &cutover)?;
     }
@@ -69,6 +73,32 @@ fn loops(
                     what,
                     "write the address of the pool's server",
                 ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A server with a store is of one pool: no fence could stop it for one and leave it to the other. Who stores nothing may
+/// serve both (a smart host, a webmail), and so may an LMTP server on the one store under them.
+fn stores(root: &Table<'_>, raw: &raw::File, storage: Storage) -> Result<(), ConfigError> {
+    let place = |server: &str| match server.parse::<SocketAddr>() {
+        Ok(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).to_string(),
+        Err(_) => server.to_ascii_lowercase(),
+    };
+    let stored = |service: &str| service == "imap" || (service == "lmtp" && storage == Storage::Replicated);
+    let mut seen = BTreeMap::new();
+    for (name, pool) in &raw.pool {
+        for (service, servers) in pool.get_ref().servers().filter(|(service, _)| stored(service)) {
+            for written in servers {
+                let key = format!("pool.{name}.{service}.servers");
+                let Some(other) = seen.insert((service.clone(), place(written.get_ref())), name) else {
+                    continue;
+                };
+                let what = format!("{} is the server of pool {other} as well", written.get_ref());
+                let instead = "write an address of its own for each pool (two versions on one machine: two ports); a fence \
+                               stops one of them and leaves the other";
+                return Err(root.refuse(&key, written.span(), what, instead));
             }
         }
     }
@@ -122,12 +152,28 @@ fn limits(table: &Table<'_>, raw: &raw::Limits) -> Result<Limits, ConfigError> {
         http: http::limits(table, &raw.http)?,
     };
     sizes_rise(table, raw, &limits)?;
+    silence(table, raw, &limits)?;
+    Ok(limits)
+}
+
+/// How long a client may be silent, in IDLE too.
+fn silence(table: &Table<'_>, raw: &raw::Limits, limits: &Limits) -> Result<(), ConfigError> {
     if limits.autologout < defaults::AUTOLOGOUT {
         let what = format!("{} is less than {}", span(limits.autologout), span(defaults::AUTOLOGOUT));
         let instead = "RFC 3501 §5.4 promises clients 30 minutes: write \"30m\" or more";
         return Err(table.refuse("autologout", table.place(&raw.autologout), what, instead));
     }
-    Ok(limits)
+    if let Some(written) = raw.idle_keepalive.as_ref().filter(|_| limits.idle_keepalive >= limits.autologout)
+    {
+        // Whoever is in IDLE begins anew before that (RFC 2177), and is answered.
+        let what = format!(
+            "{} is not less than limits.autologout, {}",
+            span(limits.idle_keepalive),
+            span(limits.autologout)
+        );
+        return Err(table.refuse("idle_keepalive", written.span(), what, sooner(defaults::IDLE_KEEPALIVE)));
+    }
+    Ok(())
 }
 
 /// A limit that another one makes unreachable would be a promise that nobody keeps.
@@ -148,6 +194,29 @@ fn sizes_rise(table: &Table<'_>, raw: &raw::Limits, limits: &Limits) -> Result<(
         }
     }
     Ok(())
+}
+
+/// What tells a client that it is not forgotten comes before its wait ends by itself.
+fn keepalive(
+    table: &Table<'_>,
+    raw: &raw::Limits,
+    limits: &Limits,
+    serves_http: bool,
+) -> Result<(), ConfigError> {
+    let http = serves_http.then_some(("http.hold", limits.http.hold));
+    let waits = [("command_ceiling", limits.command_ceiling), ("login_ceiling", limits.login_ceiling)];
+    let longest = waits.into_iter().chain(http).max_by_key(|(_, wait)| *wait);
+    let (Some(written), Some((key, longest))) = (&raw.keepalive, longest) else { return Ok(()) };
+    if limits.keepalive < longest {
+        return Ok(());
+    }
+    let after = span(limits.keepalive);
+    let what = format!("after {after} nobody waits any more: limits.{key} is {}", span(longest));
+    Err(table.refuse("keepalive", written.span(), what, sooner(defaults::KEEPALIVE)))
+}
+
+fn sooner(default: Duration) -> String {
+    format!("write a shorter time, or leave it out for the default, {}", span(default))
 }
 
 /// A held command waits for the whole hold and for its turn afterwards.

@@ -11,12 +11,12 @@ pub(super) fn proof(table: &Table<'_>, raw: &raw::HttpService) -> Result<HttpPro
     let writes = match &raw.probe {
         None => HttpWrites::Unsaid,
         Some(word) if word.get_ref() == "none" => HttpWrites::None,
-        Some(path) => HttpWrites::At(self::path(
-            table,
-            "probe",
-            path,
-            "\"none\", if the service stores nothing by itself",
-        )?),
+        Some(path) => {
+            let instead = "allowed: `{user}`, which is the probe account's name";
+            fields(table, "probe", path, &["user"], instead)?;
+            let or = "\"none\", if the service stores nothing by itself";
+            HttpWrites::At(self::path(table, "probe", path, or)?)
+        }
     };
     let session = raw.session.as_ref().map(|raw| session(&table.table("session", raw.span()), raw.get_ref()));
     Ok(HttpProof { writes, session: session.transpose()? })
@@ -34,12 +34,33 @@ fn session(table: &Table<'_>, raw: &raw::WebSession) -> Result<WebSession, Confi
         let what = format!("`{cookie}` is not a cookie's name");
         return Err(table.refuse("cookie", raw.cookie.span(), what, "write its name alone, such as \"sid\""));
     }
+    for (key, path) in [("login", &raw.login), ("page", &raw.page)] {
+        fields(table, key, path, &[], "write the path as it is; only `form` is filled in")?;
+    }
     Ok(WebSession {
         login: path(table, "login", &raw.login, "the path that the form is posted to")?,
         form: form.clone(),
         cookie,
         page: path(table, "page", &raw.page, "the path of a page that only who is logged in gets to see")?,
     })
+}
+
+/// Whether what stands in braces is filled in: anything else would be said as it stands.
+fn fields(
+    table: &Table<'_>,
+    key: &str,
+    raw: &Spanned<String>,
+    known: &[&str],
+    instead: &str,
+) -> Result<(), ConfigError> {
+    for part in raw.get_ref().split('{').skip(1) {
+        let name = part.split_once('}').map(|(name, _)| name);
+        if !name.is_some_and(|name| known.contains(&name)) {
+            let shown = name.map_or_else(|| format!("{{{part}"), |name| format!("{{{name}}}"));
+            return Err(table.refuse(key, raw.span(), format!("`{shown}` is not filled in here"), instead));
+        }
+    }
+    Ok(())
 }
 
 fn path(table: &Table<'_>, key: &str, raw: &Spanned<String>, or: &str) -> Result<String, ConfigError> {
