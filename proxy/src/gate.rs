@@ -231,6 +231,8 @@ pub struct Standing {
     pub writes: u16,
     /// Other commands sent and not yet answered.
     pub reads: u16,
+    /// Of those reads one at least cannot be asked again of another pool: to leave this one costs the client its answer.
+    pub costly: bool,
     /// Something of the session waits for the gate: it is to be woken when that moves. Whoever has nothing to do
     /// at a gate looks at it again with its next command, so that to move it costs nothing per session.
     pub waits: bool,
@@ -253,6 +255,7 @@ impl Standing {
             | u64::from(self.reads) << 16
             | pool(self.backend) << 32
             | u64::from(self.waits) << 40
+            | u64::from(self.costly) << 41
             | pool(self.spare) << 48
     }
 
@@ -264,6 +267,7 @@ impl Standing {
             reads: low(word >> 16),
             backend: pool(word >> 32),
             waits: word >> 40 & 1 == 1,
+            costly: word >> 41 & 1 == 1,
             spare: pool(word >> 48),
         }
     }
@@ -391,9 +395,9 @@ mod tests {
         let word = Word::default();
         assert_eq!(word.read(), Standing::default());
         for pool in [None, Some(PoolId(0)), Some(PoolId(254))] {
-            for waits in [false, true] {
+            for (waits, costly) in [(false, false), (false, true), (true, false), (true, true)] {
                 let spare = Some(PoolId(1));
-                let standing = Standing { backend: pool, spare, writes: u16::MAX, reads: 7, waits };
+                let standing = Standing { backend: pool, spare, writes: u16::MAX, reads: 7, costly, waits };
                 assert!(word.announce(standing, &gate, Epoch(0)));
                 assert_eq!(word.read(), standing);
             }
@@ -408,7 +412,8 @@ mod model {
 
     use super::*;
 
-    const WRITING: Standing = Standing { backend: None, spare: None, writes: 1, reads: 0, waits: false };
+    const WRITING: Standing =
+        Standing { backend: None, spare: None, writes: 1, reads: 0, costly: false, waits: false };
 
     /// A gate and so many sessions that announce a write; which were admitted, and which the scan has seen.
     fn race(sessions: usize) -> Vec<(bool, bool)> {

@@ -15,7 +15,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const STANDING: Standing =
-    Standing { backend: Some(PoolId(0)), spare: None, writes: 1, reads: 0, waits: false };
+    Standing { backend: Some(PoolId(0)), spare: None, writes: 1, reads: 0, waits: false, costly: false };
 
 fn announces(count: u32) -> Run {
     run((Gate::new(Epoch(3)), Word::default()), move |(gate, word)| {

@@ -2,7 +2,7 @@
 //!
 //! Rule: an answer is whole and 200, or the run ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -21,6 +21,8 @@ use crate::{
 
 /// Read buffer of a connection.
 const BUFFER: usize = 4 * 1024;
+/// How often the one that goes on asks.
+const TICK: Duration = Duration::from_millis(5);
 /// Handshakes at once.
 const PACE: usize = 16;
 
@@ -56,6 +58,16 @@ pub(crate) async fn run(target: &Target, closed: Closed, kilobytes: u32, mut cal
     finish(tasks, start, &mut caller).await
 }
 
+/// Beside connections that ask for nothing one goes on: an allocator gives back nothing while nothing happens.
+async fn go_on(target: Target, question: Arc<[u8]>) -> Result<()> {
+    let mut one = Kept::open(&target).await?;
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        one.ask(&question).await?;
+    }
+}
+
 /// Connections that have had an answer, and ask for nothing.
 pub(crate) async fn kept(target: &Target, steps: &[usize], mut caller: Caller) -> Result<()> {
     let question: Arc<[u8]> = question(1).into();
@@ -63,6 +75,7 @@ pub(crate) async fn kept(target: &Target, steps: &[usize], mut caller: Caller) -
     for _ in 0..PACE {
         Kept::open(target).await?.ask(&question).await?;
     }
+    let alive = tokio::spawn(go_on(target.clone(), question.clone()));
     caller.told(&json!({ "ready": 0 })).await?;
     let (mut all, pace) = (Vec::new(), Arc::new(Semaphore::new(PACE)));
     for &step in steps {
@@ -84,6 +97,8 @@ pub(crate) async fn kept(target: &Target, steps: &[usize], mut caller: Caller) -
     for one in &mut all {
         one.ask(&question).await.context("a connection that was kept")?;
     }
+    ensure!(!alive.is_finished(), "the connection that went on asking has ended");
+    alive.abort();
     caller.told(&json!({ "alive": all.len() })).await
 }
 

@@ -142,16 +142,19 @@ fn each(before: u64, now: u64, count: usize) -> f64 {
     (now as f64 - before as f64) / count as f64
 }
 
-/// The memory once it no longer changes, or after a few seconds.
+/// The memory once it has stayed the same, to 64 kB, for six seconds (a proxy may tidy up later), or after thirty.
 async fn settled(processes: &Processes) -> Result<u64> {
-    let mut last = processes.memory()?;
-    for _ in 0..12 {
+    let (mut last, mut same) = (processes.memory()?, 0);
+    for _ in 0..120 {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let now = processes.memory()?;
-        if now == last {
-            break;
+        if now.abs_diff(last) > 64 << 10 {
+            (last, same) = (now, 0);
         }
-        last = now;
+        same += 1;
+        if same > 24 {
+            return Ok(now);
+        }
     }
     Ok(last)
 }

@@ -143,7 +143,7 @@ pub fn check<'a>(head: Head<'_, impl Iterator<Item = (&'a str, &'a [u8])>>) -> R
 }
 
 /// The same for a head of HTTP/1 as it came, from the request line on: what a parser mended shows here.
-pub fn check_raw(head: &[u8]) -> Result<Next, Refused> {
+pub fn check_raw<'a>(head: &'a [u8]) -> Result<Next, Refused> {
     let mut lines = lines(head).skip_while(|line| line.is_empty());
     let line = str::from_utf8(lines.next().unwrap_or_default()).map_err(|_| Refused::Field)?;
     let mut words = line.split(' ');
@@ -152,16 +152,13 @@ pub fn check_raw(head: &[u8]) -> Result<Next, Refused> {
         (Some(method), Some(target), Some("HTTP/1.0"), None) if is_token(method) => (target, Version::Http10),
         _ => return Err(Refused::Field),
     };
-    let lines: SmallVec<[&[u8]; 32]> = lines.take_while(|line| !line.is_empty()).collect();
     // A folded line has no name of its own, and a name is ASCII; a value may be anything that stays in its line.
-    let fields = lines.iter().map(|line| {
+    let field = |line: &'a [u8]| {
         let (name, value) = line.split_at(memchr::memchr(b':', line)?);
         Some((str::from_utf8(name).ok()?, trim(&value[1..])))
-    });
-    if fields.clone().any(|field| field.is_none()) {
-        return Err(Refused::Field);
-    }
-    check(Head { target, version, fields: fields.flatten() })
+    };
+    let fields: Option<SmallVec<[_; 32]>> = lines.take_while(|line| !line.is_empty()).map(field).collect();
+    check(Head { target, version, fields: fields.ok_or(Refused::Field)?.into_iter() })
 }
 
 /// Without the space around it, which is of two kinds only (RFC 9110 §5.6.3).
@@ -216,10 +213,25 @@ pub fn without_authority(target: &str) -> Option<String> {
     })
 }
 
+/// What a token may be made of (RFC 9110 §5.6.2).
+const TCHARS: [bool; 256] = {
+    let mut all = [false; 256];
+    let (others, mut at) = (b"!#$%&'*+-.^_`|~", 0);
+    while at < 256 {
+        all[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    at = 0;
+    while at < others.len() {
+        all[others[at] as usize] = true;
+        at += 1;
+    }
+    all
+};
+
 /// RFC 9110 §5.6.2.
 pub(super) fn is_token(name: &str) -> bool {
-    let tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !name.is_empty() && name.bytes().all(tchar)
+    !name.is_empty() && name.bytes().all(|b| TCHARS[usize::from(b)])
 }
 
 /// `.` or `..`, with either dot encoded, and with the backslash that some servers take for a slash.

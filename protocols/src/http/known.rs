@@ -34,6 +34,17 @@ pub fn is_sync_command(target: &str) -> bool {
     is_active_sync(target, "Cmd=Sync")
 }
 
+/// A synchronization of ActiveSync that its client begins again from the same key.
+///
+/// MS-ASCMD §3.1.5.9: the client must handle a failed one by retrying it, and the server tracks the requests so that it can
+/// answer a second one, whether the first did not arrive or its answer did not. It would come again after any error;
+/// MS-ASHTTP §3.1.5.2.3 has it wait for the time in a 503's Retry-After, where another error is a fault of the server, and
+/// after a row of them iOS fetches everything anew (semantics §3.3). Not for us to say again: whether the next server has
+/// the state of the one that was lost, nobody knows here. SendMail and others have no such key.
+pub fn is_keyed(target: &str) -> bool {
+    is_sync_command(target) || is_active_sync(target, "Cmd=FolderSync")
+}
+
 fn is_active_sync(target: &str, command: &str) -> bool {
     let Some((_, query)) = target.split_once('?') else { return false };
     let here = path_of(target).trim_end_matches('/').eq_ignore_ascii_case("/Microsoft-Server-ActiveSync");
@@ -105,5 +116,15 @@ mod tests {
         assert!(!ping("/Microsoft-Server-ActiveSync?Cmd=Sync"));
         assert!(!ping("/Microsoft-Server-ActiveSync?Cmd=SendMail&X=Cmd=Ping2"));
         assert!(!ping("/webmail?Cmd=Ping"));
+    }
+
+    #[test]
+    fn a_synchronization_has_a_key_and_a_message_has_none() {
+        let keyed = |command: &str| is_keyed(&format!("/Microsoft-Server-ActiveSync?User=a&Cmd={command}"));
+        assert!(keyed("Sync") && keyed("foldersync"));
+        for command in ["SendMail", "SmartReply", "MoveItems", "MeetingResponse", "FolderCreate", "Ping"] {
+            assert!(!keyed(command), "{command}");
+        }
+        assert!(!is_keyed("/webmail?Cmd=Sync"));
     }
 }

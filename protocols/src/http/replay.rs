@@ -1,7 +1,8 @@
 //! What becomes of a request whose backend was lost, and of one that meets a shut gate (semantics §3.1, §3.2).
 //!
 //! Rule: a request that may have been executed is said again only where that comes to the same, or where the answer
-//! shows what happened; the client is never told "try again" about an effect that may already be there.
+//! shows what happened; the client is never told "try again" about an effect that may already be there, but for a client
+//! whose server knows by a key what it has had already.
 //!
 //! | sent      | final response | body     | request                          | next                              |
 //! |-----------|----------------|----------|----------------------------------|-----------------------------------|
@@ -13,6 +14,7 @@
 //! | all of it | no             | not lost | safe, idempotent, read-only POST | again                             |
 //! | all of it | no             | not lost | PUT, DELETE, MKCOL               | again, and its answer is looked at |
 //! | all of it | no             | lost     | safe, idempotent, read-only POST | busy                              |
+//! | all of it | no             | any      | ActiveSync's Sync, FolderSync    | busy                              |
 //! | all of it | no             | any      | everything else                  | unknown                           |
 
 use super::method::Kind;
@@ -55,6 +57,8 @@ pub struct Request {
     pub read_only: bool,
     /// It has `If-Match` or `If-None-Match`.
     pub conditional: bool,
+    /// Its client says it again with the same key, by which the server knows what it has had ([`super::known::is_keyed`]).
+    pub keyed: bool,
 }
 
 /// What is done about a lost backend.
@@ -119,6 +123,7 @@ impl Request {
     pub fn after_loss(self, sent: Sent, received: Received, body: Body) -> Next {
         match (sent, received, body) {
             (_, Received::Begun, _) => Next::Cut,
+            (Sent::All, ..) if !self.repeatable() && self.keyed => Next::Busy,
             (Sent::All, ..) if !self.repeatable() => Next::Unknown,
             (_, _, Body::Lost) => Next::Busy,
             (Sent::Nothing | Sent::Part, _, Body::Kept) => Next::Again(Check::None),
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     fn request(method: &str) -> Request {
-        Request { kind: Kind::of(method), read_only: false, conditional: false }
+        Request { kind: Kind::of(method), read_only: false, conditional: false, keyed: false }
     }
 
     const METHODS: [&str; 8] = ["GET", "REPORT", "PUT", "DELETE", "MKCOL", "MOVE", "POST", "LOCK"];
@@ -207,6 +212,17 @@ mod tests {
         assert_eq!(read.after_loss(Sent::All, Received::Nothing, Body::Kept), Next::Again(Check::None));
         assert_eq!(read.after_loss(Sent::All, Received::Nothing, Body::Lost), Next::Busy);
         assert!(!read.writes() && request("POST").writes() && !request("GET").writes());
+    }
+
+    #[test]
+    fn what_has_a_key_is_its_client_s_to_say_again_and_never_ours() {
+        let sync = Request { keyed: true, ..request("POST") };
+        for body in KEPT {
+            assert_eq!(sync.after_loss(Sent::All, Received::Nothing, body), Next::Busy);
+            assert_eq!(sync.after_loss(Sent::All, Received::Begun, body), Next::Cut);
+        }
+        assert_eq!(sync.after_loss(Sent::Part, Received::Nothing, Body::Kept), Next::Again(Check::None));
+        assert!(sync.writes());
     }
 
     #[test]

@@ -94,8 +94,12 @@ async fn sweep(world: Arc<World>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
-        world.registry.sweep(Instant::now());
+        let now = Instant::now();
+        world.registry.sweep(now);
+        // Who is closed before he asks knows that nothing was lost.
+        world.http.sweep(now, world.registry.is_ending());
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        world.metrics.http_parked.set(gauge(world.http.parked() as u64));
         world.metrics.uploads_spooled.set(gauge(world.spool.used()));
         world.metrics.uploads_memory.set(gauge(world.spool.in_memory()));
     }

@@ -199,7 +199,7 @@ fn status(world: &World, facts: &Facts) -> Status {
         epoch: topology.epoch,
         cutover: running,
         gate,
-        sessions: world.registry.len() as u64,
+        sessions: (world.registry.len() + world.http.parked()) as u64,
         held: u64::try_from(world.metrics.held_commands.get()).unwrap_or_default(),
         limbo: limbo(&facts.state),
         not_reached: world.not_reached(),

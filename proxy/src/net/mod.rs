@@ -4,6 +4,7 @@
 
 pub mod buffer;
 pub mod listener;
+pub mod lot;
 pub mod outgoing;
 pub mod proxy_protocol;
 pub mod secure;

@@ -2,12 +2,17 @@
 //!
 //! Rule: the same for every protocol; nothing in here knows one.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use prometheus::IntGauge;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{World, http, imap, rates::Rates, registry::Entry, smtp};
+use super::{World, http, imap, rates::Rates, smtp};
 use crate::{
     config::{Listener, ListenerTls, Protocol},
     net::{proxy_protocol, secure::Secure, stream::Leg},
@@ -88,17 +93,77 @@ impl Drop for Counted {
 }
 
 /// A session of any protocol: a future of its own, so that none takes the room of the largest.
-fn session(door: &Arc<Door>, client: Leg, entry: Entry) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let door = door.clone();
-    match door.listener.protocol {
-        Protocol::Imap => Box::pin(imap::serve(door, client, entry)),
-        Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => Box::pin(smtp::serve(door, client, entry)),
-        Protocol::Http => Box::pin(http::serve(door, client, entry)),
+enum Session {
+    Mail(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// It may leave its socket.
+    Web(Pin<Box<dyn Future<Output = Option<http::Away>> + Send>>),
+}
+
+impl Session {
+    fn new(door: &Arc<Door>, client: Leg, peer: SocketAddr) -> Self {
+        let (door, protocol) = (door.clone(), door.listener.protocol);
+        let entry = door.world.registry.enter(peer, door.name.clone(), protocol);
+        match protocol {
+            Protocol::Imap => Self::Mail(Box::pin(imap::serve(door, client, entry))),
+            Protocol::Smtp | Protocol::Submission | Protocol::Lmtp => {
+                Self::Mail(Box::pin(smtp::serve(door, client, entry)))
+            }
+            Protocol::Http => Self::Web(Box::pin(http::serve(door, client, entry))),
+        }
+    }
+}
+
+impl Future for Session {
+    type Output = Option<http::Away>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<http::Away>> {
+        match &mut *self {
+            Self::Mail(mail) => mail.as_mut().poll(cx).map(|()| None),
+            Self::Web(web) => web.as_mut().poll(cx),
+        }
+    }
+}
+
+/// What a connection keeps for as long as it is there.
+struct Stay<P> {
+    door: Arc<Door>,
+    _counted: Counted,
+    _place: P,
+}
+
+impl<P: Send + 'static> Stay<P> {
+    /// Goes on without a session until the client says something.
+    fn park(self, away: http::Away) {
+        let world = self.door.world.clone();
+        let http::Away { tcp, until, peer } = away;
+        match world.http.lot() {
+            Ok(lot) => lot.park(tcp, until, move |tcp| self.unpark(tcp, peer)),
+            Err(error) => {
+                tracing::debug!(%error, "a connection cannot be parked");
+                self.unpark(tcp, peer);
+            }
+        }
+    }
+
+    fn unpark(self, tcp: std::net::TcpStream, peer: SocketAddr) {
+        let client = match TcpStream::from_std(tcp) {
+            Ok(tcp) => Leg::plain(tcp),
+            Err(error) => return tracing::warn!(%error, "a parked connection cannot be served"),
+        };
+        let session = Session::new(&self.door, client, peer);
+        tokio::spawn(async move {
+            if let Some(away) = session.await {
+                self.park(away);
+            }
+        });
     }
 }
 
 /// Serves one connection from its first byte to its last, and keeps `place` for so long.
-pub async fn serve<P: Send>(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, place: P) {
+pub async fn serve<P>(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, place: P)
+where
+    P: Send + 'static,
+{
     door.world.metrics.connections_accepted.inc();
     if let Some(why) = door.bars() {
         door.world.metrics.connections_refused.count(why);
@@ -118,10 +183,10 @@ pub async fn serve<P: Send>(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAdd
         ListenerTls::None | ListenerTls::Starttls => Some(Leg::plain(tcp)),
     };
     let Some(client) = client else { return };
-    let _counted = Counted::new(door.world.metrics.sessions(&door.name));
-    let entry = door.world.registry.enter(peer, door.name.clone(), door.listener.protocol);
-    session(&door, client, entry).await;
-    drop(place);
+    let counted = Counted::new(door.world.metrics.sessions(&door.name));
+    if let Some(away) = Session::new(&door, client, peer).await {
+        Stay { door, _counted: counted, _place: place }.park(away);
+    }
 }
 
 #[cfg(test)]

@@ -330,6 +330,11 @@ impl Registry {
         self.birth.store(order as u8, Ordering::Release);
     }
 
+    /// Whether sessions are told to end as soon as they begin: the process does.
+    pub fn is_ending(&self) -> bool {
+        self.birth.load(Ordering::Acquire) == Order::End as u8
+    }
+
     /// From now on every change is kept for whoever asks. One watch at a time: a second one ends the first.
     pub fn watch(&self) -> Watch<'_> {
         *self.news.lock() = Some(Vec::new());

@@ -291,6 +291,8 @@ pub struct Metrics {
     pub http_requests: Family,
     /// Requests that wait for a place at their service.
     pub http_queued: IntGauge,
+    /// Connections without a session, whose clients have asked for nothing for a while.
+    pub http_parked: IntGauge,
     /// By [`labels::HTTP_REFUSED`].
     pub http_refused: Family,
     /// By [`labels::HTTP_AGAIN`].
@@ -389,6 +391,7 @@ impl Metrics {
                 labels::HTTP_REQUESTS,
             ),
             http_queued: gauge(r, "bascule_http_queued", "Requests that wait for a place at their service"),
+            http_parked: gauge(r, "bascule_http_parked", "Connections in clear text that are only watched"),
             http_refused: reasons(
                 r,
                 "bascule_http_refused_total",

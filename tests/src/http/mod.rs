@@ -11,7 +11,7 @@ pub use self::{
     events::{Event, Events},
     frames::{Frame, Frames},
     one::Client,
-    two::{Two, Upload, Uploads},
+    two::{Begun, Two, Upload, Uploads},
 };
 
 /// One answer.

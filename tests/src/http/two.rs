@@ -83,23 +83,46 @@ pub struct Upload {
     answer: h2::client::ResponseFuture,
 }
 
+/// An answer whose head has come.
+#[derive(Debug)]
+pub struct Begun {
+    status: u16,
+    body: h2::RecvStream,
+}
+
 impl Uploads {
     /// Connects.
     pub async fn connect(to: SocketAddr, security: Security) -> Result<Self> {
-        let (sender, connection) = h2::client::handshake(secure(to, security).await?).await?;
+        Self::reading(to, security, 65_535).await
+    }
+
+    /// Connects; so many bytes of an answer's body come before they are asked for.
+    pub async fn reading(to: SocketAddr, security: Security, window: u32) -> Result<Self> {
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(window);
+        let (sender, connection) = builder.handshake(secure(to, security).await?).await?;
         tokio::spawn(connection);
         Ok(Self(sender))
     }
 
     /// The head of a request with a body of so many bytes, if that is to be said.
     pub async fn begin(&self, method: &str, target: &str, length: Option<usize>) -> Result<Upload> {
+        self.head(method, target, length, false).await
+    }
+
+    /// A request that is whole with its head.
+    pub async fn ask(&self, method: &str, target: &str) -> Result<Upload> {
+        self.head(method, target, None, true).await
+    }
+
+    async fn head(&self, method: &str, target: &str, length: Option<usize>, whole: bool) -> Result<Upload> {
         let uri = format!("https://mail.bascule.test{target}");
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(length) = length {
             request = request.header("content-length", length);
         }
         let request = request.body(())?;
-        let (answer, body) = self.0.clone().ready().await?.send_request(request, false)?;
+        let (answer, body) = self.0.clone().ready().await?.send_request(request, whole)?;
         Ok(Upload { body, answer })
     }
 }
@@ -112,14 +135,26 @@ impl Upload {
 
     /// The status of the answer, and its body.
     pub async fn answer(self) -> Result<(u16, Vec<u8>)> {
+        let begun = self.begins().await?;
+        Ok((begun.status, begun.whole().await?))
+    }
+
+    /// An answer of which nobody reads more than its head.
+    pub async fn begins(self) -> Result<Begun> {
         let answer = timeout(PATIENCE, self.answer).await??;
-        let (status, mut body) = (answer.status().as_u16(), answer.into_body());
+        Ok(Begun { status: answer.status().as_u16(), body: answer.into_body() })
+    }
+}
+
+impl Begun {
+    /// Its body.
+    pub async fn whole(mut self) -> Result<Vec<u8>> {
         let mut whole = Vec::new();
-        while let Some(piece) = timeout(PATIENCE, body.data()).await? {
+        while let Some(piece) = timeout(PATIENCE, self.body.data()).await? {
             let piece = piece?;
-            body.flow_control().release_capacity(piece.len())?;
+            self.body.flow_control().release_capacity(piece.len())?;
             whole.extend(piece);
         }
-        Ok((status, whole))
+        Ok(whole)
     }
 }

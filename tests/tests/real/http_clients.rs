@@ -71,6 +71,16 @@ async fn curl_gets_every_page_while_sites_move_there_and_back() {
     for runs in crowd.join_all().await {
         assert!(runs > 0);
     }
+    // Three seconds between two pages: the connection is parked, and curl cannot tell.
+    let (url, host) = (format!("{http}/"), format!("Host: {}", Site::PAGES));
+    let slow = tokio::spawn(async move {
+        curl_pages(&url, 2, &["--http1.1", "--rate", "20/m", "--header", &host]).await.unwrap()
+    });
+    while proxy.metric("bascule_http_parked").await.unwrap() < 1.0 {
+        assert!(!slow.is_finished(), "nothing was parked: {:?}", slow.await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(slow.await.unwrap().output, format!("200 {small} 1\n200 {small} 0\n"));
 }
 
 #[tokio::test]

@@ -111,13 +111,13 @@ impl Run {
     pub(super) async fn leave_old(&self) -> Carried {
         let must_go = |handle: &Handle| self.must_leave(handle);
         let leaving = self.world.registry.select(must_go);
-        // Mail loses nothing; what a session of HTTP loses is known only when it has gone.
-        let cut = |handle: &&Arc<Handle>| handle.protocol == Protocol::Imap && handle.word.read().reads > 0;
+        let cut = |handle: &&Arc<Handle>| handle.word.read().costly;
         self.may_cut(&leaving.iter().filter(cut).cloned().collect::<Vec<_>>(), "read_in_flight")?;
         let given: Vec<_> = leaving.into_iter().map(|handle| (handle.give(Order::Leave), handle)).collect();
         // The hold's deadline bounds this wait.
         let limit = self.cutover().max_hold;
         self.wait_within(limit, must_go, "sessions leaving the old pool").await?;
+        // And those whose answer began in between.
         let cut = given.into_iter().filter(|(number, handle)| handle.progress(*number) == Progress::Farewell);
         self.may_cut(&cut.map(|(_, handle)| handle).collect::<Vec<_>>(), "read_in_flight")
     }

@@ -36,7 +36,7 @@ fn a_decision_needs_a_proof_of_this_moment() {
 fn reads_for_ever(rig: &Rig) -> tokio::task::JoinHandle<()> {
     let entry = rig.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), Protocol::Imap);
     entry.handle.describe(|info| info.identity = "dave".into());
-    entry.handle.word.set(Standing { backend: Some(V4), reads: 1, ..Standing::default() });
+    entry.handle.word.set(Standing { backend: Some(V4), reads: 1, costly: true, ..Standing::default() });
     tokio::spawn(async move {
         std::future::poll_fn(|cx| {
             entry.handle.register(cx.waker());

@@ -84,8 +84,8 @@ pub enum Reach {
 pub enum Reason {
     /// Something failed, or could not be found out.
     Failed(Stage, String),
-    /// The operator's word.
-    Operator(String),
+    /// A word from outside, and why: the operator's, or that the process is to end.
+    Aborted(String),
     /// The hold's deadline passed, and this was waited for; empty where that was nothing by name.
     Expired(Stage, String),
     /// The process ended in this state.
@@ -96,7 +96,7 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Failed(stage, why) => write!(f, "{stage}: {why}"),
-            Self::Operator(why) => write!(f, "aborted by the operator: {why}"),
+            Self::Aborted(why) => write!(f, "aborted: {why}"),
             Self::Expired(stage, waited) if waited.is_empty() => {
                 write!(f, "{stage}: the hold's deadline passed")
             }

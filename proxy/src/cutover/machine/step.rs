@@ -187,7 +187,7 @@ impl State {
 
     fn abort(self, why: String) -> (Self, Reaction) {
         if let Some((terms, reach)) = self.returnable() {
-            return Return { terms, reason: Reason::Operator(why), reach }.begin();
+            return Return { terms, reason: Reason::Aborted(why), reach }.begin();
         }
         let answer = match &self {
             Self::Aborting(..) | Self::Limbo(_, Stuck::Home(_) | Stuck::Pausing(_), _) => {

@@ -432,6 +432,18 @@ async fn no_cutover_begins_after_the_process_was_told_to_end() {
 }
 
 #[tokio::test]
+async fn a_cutover_that_goes_back_because_the_process_ends_blames_nobody() {
+    let rig = Rig::new(config(Storage::Shared)).await;
+    rig.sessions(&["alice"]);
+    rig.script.twist("canaries v4", 0, Twist::Hangs, 1);
+    rig.control.start("v5").await.unwrap();
+    rig.script.until_asked("canaries v4", 1).await;
+    let process = Process { world: rig.world.clone(), control: rig.control.clone() };
+    wind_down(&process, &rig.world.registry, Duration::from_secs(3)).await;
+    assert_eq!(rig.control.report().unwrap().reason, "aborted: bascule is stopping");
+}
+
+#[tokio::test]
 async fn a_panic_counts_one_limbo() {
     let rig = Rig::new(config(Storage::Shared)).await;
     rig.sessions(&USERS);

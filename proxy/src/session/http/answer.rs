@@ -1,10 +1,11 @@
 //! What the proxy answers itself.
 //!
 //! Rule: never 500, 401 or 404, which programs take for the platform's own word; "come back" only where nothing can have
-//! happened.
+//! happened, or where to do it again comes to the same.
 
 use bascule_protocols::http::{busy::retry_after, framing::Refused};
 use bytes::Bytes;
+use http::header;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -46,7 +47,7 @@ pub(super) async fn say(
     Ok(())
 }
 
-/// 503: nothing happened, and the client may say it again.
+/// 503: nothing happened or to do it again comes to the same, and the client may say it again.
 pub(super) async fn busy(session: &mut Session) -> Result<()> {
     let after = retry_after(RETRY_AFTER, fastrand::u32(..));
     say(session, 503, "Busy, please try again", &[("Retry-After", after.to_string())]).await
@@ -65,7 +66,7 @@ pub(super) async fn too_often(session: &mut Session, conn: &Conn, limit: &'stati
 pub(super) async fn take_rest(session: &mut Session) {
     let head = session.req_header();
     let short = front::length(head).is_some_and(|length| length <= SHORT);
-    if short && !head.headers.contains_key("expect") {
+    if short && !head.headers.contains_key(header::EXPECT) {
         let _ = timeout(PATIENCE, session.as_mut().drain_request_body()).await;
     }
 }

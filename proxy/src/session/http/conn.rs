@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bascule_protocols::http::framing::Refused;
@@ -30,9 +30,6 @@ use crate::{
     },
     topology::Epoch,
 };
-
-/// How long a client of HTTP/2 may take to go that was told to.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A client connection.
 #[derive(Debug)]
@@ -80,9 +77,13 @@ pub(super) struct State {
     /// Bodies that are still coming.
     pub(super) bodies: SmallVec<[Coming; 1]>,
     /// Told with GOAWAY that it has been idle for too long.
-    idle: bool,
+    pub(super) idle: bool,
+    /// The last request is over, and nothing of it left to do.
+    pub(super) rests: bool,
+    /// Nobody has asked for anything for a while: it is to be parked.
+    pub(super) away: bool,
     /// When the gate was seen shut.
-    shut: Option<Instant>,
+    pub(super) shut: Option<Instant>,
 }
 
 impl Conn {
@@ -100,6 +101,8 @@ impl Conn {
             begun: None,
             bodies: SmallVec::new(),
             idle: false,
+            rests: true,
+            away: false,
             shut: None,
         };
         let conn = Arc::new(Self {
@@ -149,7 +152,7 @@ impl Conn {
         sender.subscribe()
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         if let Some(sender) = self.goaway.get() {
             sender.send_replace(true);
@@ -215,6 +218,7 @@ impl Conn {
         let mut state = self.state();
         state.last = Instant::now();
         state.begun = begun.then_some(state.last);
+        state.rests = true;
         self.schedule(&state);
     }
 
@@ -315,63 +319,6 @@ impl Conn {
             self.report(number, Progress::Farewell);
         }
     }
-
-    /// When [`Self::on_late`] is to look at the clock.
-    pub(super) fn schedule(&self, state: &State) {
-        let limits = self.limits();
-        let head = state.begun.map(|begun| begun + limits.header);
-        let body = state.bodies.iter().map(|body| body.due).min();
-        let idle = (state.open == 0 && head.is_none()).then(|| state.last + state.patience(limits));
-        let uploads = state.shut.filter(|_| state.flights.iter().any(|one| one.unkept));
-        let drain = uploads.map(|shut| shut + self.patience());
-        self.entry.handle.due([head, body, idle, drain].into_iter().flatten().min());
-    }
-
-    /// How much of the drain an upload that cannot move may use.
-    fn patience(&self) -> Duration {
-        self.world().config.cutover.drain / 2
-    }
-
-    /// Whether the drain of a hold still waits for uploads.
-    pub(super) fn draining(&self) -> bool {
-        self.state().shut.is_none_or(|shut| shut.elapsed() < self.patience())
-    }
-
-    /// True: the connection is to be closed at once.
-    fn on_late(&self) -> bool {
-        let (now, limits) = (Instant::now(), self.limits());
-        let mut state = self.state();
-        let hit = |name| self.world().metrics.limits_hit.count(name);
-        if state.begun.is_some_and(|begun| now >= begun + limits.header) {
-            hit("http_header");
-            return true;
-        }
-        let late = |body: &Coming| now >= body.due;
-        state.bodies.iter().filter(|body| late(body)).for_each(|_| hit("http_body"));
-        if state.bodies.iter().any(|body| late(body) && body.end.is_none()) {
-            return true;
-        }
-        state.bodies.retain(|body| {
-            body.end.iter().filter(|_| late(body)).for_each(|end| end.notify_one());
-            !late(body)
-        });
-        if state.open == 0 && state.begun.is_none() && now >= state.last + state.patience(limits) {
-            if !self.two || state.idle {
-                return true;
-            }
-            // GOAWAY first: a request that is just on its way is then known not to have been looked at.
-            state.idle = true;
-            self.close();
-        }
-        if state.shut.is_some_and(|shut| now >= shut + self.patience()) {
-            for one in state.flights.iter().filter(|one| one.unkept) {
-                one.cut();
-            }
-        }
-        self.entry.handle.due(None);
-        self.schedule(&state);
-        false
-    }
 }
 
 impl State {
@@ -386,13 +333,9 @@ impl State {
             spare,
             writes: count(true),
             reads: count(false),
+            costly: self.flights.iter().any(|one| one.answered && !one.writes),
             waits: self.waiting > 0 || self.adrift > 0,
         }
-    }
-
-    /// How long it may be idle.
-    fn patience(&self, limits: &HttpLimits) -> Duration {
-        if self.idle { limits.idle + FAREWELL } else { limits.idle }
     }
 
     pub(super) fn flight(&mut self, id: u64) -> Option<&mut Flying> {

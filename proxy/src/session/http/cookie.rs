@@ -12,6 +12,7 @@ use std::{
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+use http::header;
 use pingora_http::RequestHeader;
 
 use crate::topology::Epoch;
@@ -101,7 +102,7 @@ pub(super) fn setting(service: &str, value: &str, secure: bool) -> String {
 
 /// The value of a cookie.
 pub(super) fn of<'a>(head: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
-    let all = head.headers.get_all("cookie").iter().flat_map(|value| pairs(value.as_bytes()));
+    let all = head.headers.get_all(header::COOKIE).iter().flat_map(|value| pairs(value.as_bytes()));
     let mut found = all.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
     found.next()
 }
@@ -113,7 +114,7 @@ pub(super) fn set<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 /// Takes our own cookie out of a request: no server needs it.
 pub(super) fn hide(head: &mut RequestHeader, service: &str) -> pingora_error::Result<()> {
-    if !head.headers.contains_key("cookie") {
+    if !head.headers.contains_key(header::COOKIE) {
         return Ok(());
     }
     let name = name(service);
@@ -121,7 +122,7 @@ pub(super) fn hide(head: &mut RequestHeader, service: &str) -> pingora_error::Re
         return Ok(());
     }
     let is_ours = |pair: &[u8]| pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
-    let fields = head.headers.get_all("cookie").iter();
+    let fields = head.headers.get_all(header::COOKIE).iter();
     let left: Vec<Vec<u8>> = fields
         .map(|field| match pairs(field.as_bytes()).any(is_ours) {
             true => {
@@ -131,11 +132,22 @@ pub(super) fn hide(head: &mut RequestHeader, service: &str) -> pingora_error::Re
         })
         .filter(|field| !field.is_empty())
         .collect();
-    head.remove_header("cookie");
+    head.remove_header(&header::COOKIE);
     for field in left {
         head.append_header("Cookie", field)?;
     }
     Ok(())
+}
+
+/// HTTP/2 may cut them into crumbs (RFC 9113 §8.2.3), as browsers do. Servers of HTTP/1.1 read one field, or join fields with
+/// a comma.
+pub(super) fn join(head: &mut RequestHeader) -> pingora_error::Result<()> {
+    let all: Vec<&[u8]> = head.headers.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
+    if all.len() < 2 {
+        return Ok(());
+    }
+    let one = all.join(&b"; "[..]);
+    head.insert_header("Cookie", one)
 }
 
 fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::header;
 use pingora_http::RequestHeader;
 
 use super::slots::Slots;
@@ -90,13 +91,13 @@ impl Credentials {
 
 /// Credentials that are good for more than one request, or one connection.
 fn lasting(head: &RequestHeader) -> Option<&[u8]> {
-    let given = head.headers.get("authorization")?.as_bytes();
+    let given = head.headers.get(header::AUTHORIZATION)?.as_bytes();
     SCHEMES.iter().any(|scheme| begins_with(given, scheme)).then_some(given)
 }
 
 /// Whether a request's credentials are its connection's, so that what comes after it needs none.
 pub(super) fn are_of_connection(head: &RequestHeader) -> bool {
-    let given = head.headers.get("authorization").map(|value| value.as_bytes());
+    let given = head.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
     given.is_some_and(|given| BOUND.iter().any(|scheme| begins_with(given, scheme)))
 }
 

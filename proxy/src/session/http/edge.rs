@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::TcpStream,
     os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
@@ -53,6 +54,11 @@ impl Edge {
         let wire = (!conn.two).then(|| Wire::new(conn.limits().header_size));
         let (out, conn) = (Outgoing::default(), conn.clone());
         Self { leg, out, wire, bad: None, served: 0, came: false, conn }
+    }
+
+    /// The socket, where there is nothing else to it.
+    pub(super) fn into_tcp(self) -> Option<TcpStream> {
+        self.leg.into_tcp()?.into_std().ok()
     }
 
     /// Resolves when something is there to read; false at its end.
@@ -224,7 +230,7 @@ impl GetTimingDigest for Edge {
     }
 }
 
-// Both are made when a request asks for them: between two requests there is nobody who looks.
+// It is made when a request asks for it: between two requests there is nobody who looks.
 
 impl GetProxyDigest for Edge {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
@@ -236,9 +242,7 @@ impl GetProxyDigest for Edge {
 
 impl GetSocketDigest for Edge {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        let socket = SocketDigest::from_raw_fd(self.leg.tcp().as_raw_fd());
-        let _ = socket.peer_addr.set(Some(self.conn.entry.handle.peer.into()));
-        Some(Arc::new(socket))
+        None
     }
 }
 

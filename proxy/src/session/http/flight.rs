@@ -90,11 +90,14 @@ impl Flight {
         self.conn.schedule(&state);
     }
 
-    /// The final response has begun: what it did is done.
-    pub(super) fn answered(&self) {
+    /// The final response has begun. `whole`: to all of the request, so that what it did is done.
+    pub(super) fn answered(&self, whole: bool) {
         let mut state = self.conn.state();
         if let Some(one) = state.flight(self.id) {
-            (one.writes, one.unkept, one.answered) = (false, false, true);
+            one.answered = true;
+            if whole {
+                (one.writes, one.unkept) = (false, false);
+            }
         }
         self.conn.say(&state);
     }

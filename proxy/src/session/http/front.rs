@@ -6,9 +6,11 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use bascule_protocols::http::framing;
+use http::{HeaderMap, HeaderName, header};
 use pingora_error::{ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+use smallvec::SmallVec;
 
 use super::{
     answer,
@@ -30,6 +32,17 @@ const ORIGINS: [&str; 7] = [
     "x-original-host",
     "true-client-ip",
 ];
+/// How long a connection is kept (RFC 2068 §19.7.1.1).
+pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// The fields about one leg that need not be named in `Connection`.
+const HOPS: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    KEEP_ALIVE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+];
 /// What most of them begin with.
 const ORIGIN: &str = "x-forwarded";
 
@@ -45,7 +58,7 @@ fn is_origin(name: &str) -> bool {
 /// The host that a request is for, as it was written.
 pub(super) fn authority(head: &RequestHeader) -> &str {
     let authority = head.uri.authority().map(|authority| authority.as_str());
-    let field = head.headers.get("host").and_then(|value| value.to_str().ok());
+    let field = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
     authority.or(field).unwrap_or_default()
 }
 
@@ -99,7 +112,7 @@ pub(super) async fn too_many_of_one(session: &mut Session, request: &Request) ->
 
 /// The announced length of a request's body.
 pub(super) fn length(head: &RequestHeader) -> Option<u64> {
-    head.headers.get("content-length").and_then(|value| value.to_str().ok()?.trim().parse().ok())
+    head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok())
 }
 
 /// Answers what needs no pool. True: it did.
@@ -141,11 +154,12 @@ pub(super) fn introduce(head: &RequestHeader, upstream: &mut RequestHeader, requ
         upstream.headers.keys().filter(|name| is_origin(name.as_str())).map(ToString::to_string).collect();
     lies.iter().for_each(|name| drop(upstream.remove_header(name.as_str())));
     cookie::hide(upstream, &request.service)?;
+    cookie::join(upstream)?;
     // pingora has seen to it that Host says the same.
     if let Some(path) = str::from_utf8(upstream.raw_path()).ok().and_then(framing::without_authority) {
         upstream.set_uri(path.parse().or_err(ErrorType::InternalError, "a part of an address")?);
     }
-    if upstream.headers.get_all("content-length").iter().count() > 1 {
+    if upstream.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         // They are the same.
         let length = length(upstream).unwrap_or(0);
         upstream.insert_header("Content-Length", length.to_string())?;
@@ -195,20 +209,33 @@ pub(super) fn dress(conn: &Conn, request: &Request, head: &mut ResponseHeader) -
     Ok(())
 }
 
-/// Fields about the leg to the server end here (RFC 9110 §7.6.1); pingora writes those about the client's.
-pub(super) fn undress(head: &mut ResponseHeader) {
-    const HOPS: [&str; 4] = ["keep-alive", "proxy-connection", "te", "trailer"];
-    if head.status == 101 {
-        return;
+/// The fields of an answer that are about one leg.
+fn hops(fields: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
+    let named = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named: SmallVec<[&str; 4]> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let framing = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
+    let is_named = |name: &HeaderName| named.iter().any(|other| other.eq_ignore_ascii_case(name.as_str()));
+    let ends = |name: &&HeaderName| HOPS.contains(name) || (is_named(name) && !framing.contains(name));
+    fields.keys().filter(ends).cloned().collect()
+}
+
+/// Fields about the leg to the server end here (RFC 9110 §7.6.1), and what is said oddly is said well; pingora writes those
+/// about the client's.
+pub(super) fn undress(head: &mut ResponseHeader) -> Result<()> {
+    let hops = hops(&head.headers);
+    hops.iter().for_each(|name| drop(head.remove_header(name)));
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH);
+    let often = lengths.iter().count() > 1 || lengths.iter().any(|value| value.as_bytes().contains(&b','));
+    if head.status == 204 {
+        // Who goes by them waits for what does not come (RFC 9110 §8.6, RFC 9112 §6.1).
+        head.remove_header(&header::CONTENT_LENGTH);
+        head.remove_header(&header::TRANSFER_ENCODING);
+    } else if let (true, Some(value)) = (often, lengths.iter().next()) {
+        // pingora has seen to it that they are the same; to say one is what is left (RFC 9110 §8.6).
+        let one = value.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii().to_vec();
+        head.insert_header(header::CONTENT_LENGTH, one)?;
     }
-    let named = head.headers.get_all("connection").iter().filter_map(|value| value.to_str().ok());
-    let named = named.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned());
-    let ends = ["connection", "upgrade", "transfer-encoding", "content-length"];
-    let hops: Vec<String> =
-        named.filter(|name| !ends.iter().any(|end| name.eq_ignore_ascii_case(end))).collect();
-    for name in HOPS.into_iter().chain(["connection", "upgrade"]).chain(hops.iter().map(String::as_str)) {
-        head.remove_header(name);
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use bascule_protocols::http::{
     replay::{AtGate, Body, Check, Next, Sent},
 };
 use bytes::Bytes;
-use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
+use http::header;
+use pingora_core::{modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -49,6 +50,9 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Ctx {
         Ctx::default()
     }
+
+    /// None: pingora's own one would compress.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// True: it was answered here.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
@@ -207,11 +211,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, _session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        if let (Some(request), None) = (ctx.request.take().filter(|request| !request.busy), error) {
+        if let (Some(request), None) = (ctx.request.as_ref().filter(|request| !request.busy), error) {
             let world = request.conn.world();
             world.metrics.http_requests.count("answered");
             world.metrics.commands.inc();
         }
+        ctx.request = None;
     }
 
     /// What becomes of a lost server is logged where it is decided.
@@ -290,33 +295,53 @@ pub(super) fn send(
 
 /// A server's final answer has begun.
 pub(super) async fn heard(request: &mut Request, session: &Session, head: &mut ResponseHeader) -> Result<()> {
+    if head.status == 101 {
+        // What follows would be out of reach of the gate. WebSockets have a lane.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "nobody asked for it").into_up());
+    }
     let kept = !session.as_ref().retry_buffer_truncated();
+    request.open_ended = !is_framed(head);
     answered(request, session.req_header(), kept, head)?;
     if request.check.doubts(head.status.as_u16()) {
         again::settle(request, session, head).await?;
     }
     request.check = Check::None;
-    if let (Some(flight), true) = (&request.flight, request.sent == Sent::All) {
-        flight.answered();
+    if let Some(flight) = &request.flight {
+        flight.answered(request.sent == Sent::All);
     }
     Ok(())
 }
 
 /// A piece of its body is there.
-pub(super) fn piece(request: &Request, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+pub(super) fn piece(request: &mut Request, body: &mut Option<Bytes>, end: bool) -> Result<()> {
     // Where only the end of the stream ends a response, a cut one would look whole.
-    if end && request.wire.as_ref().is_some_and(|wire| wire.is_cut()) {
+    if end && request.open_ended && request.wire.as_ref().is_some_and(|wire| wire.is_cut()) {
         return Err(Error::explain(ErrorType::ConnectionClosed, "cut").into_up());
     }
     if request.replaced {
         *body = None;
     }
+    if end && request.sent == Sent::All {
+        // Its server has no more to do with it; its client may take as long as it likes.
+        (request.flight, request.place) = (None, None);
+    }
     Ok(())
+}
+
+/// Whether an answer's head tells where its body ends; otherwise only its connection does (RFC 9112 §6.3).
+fn is_framed(head: &ResponseHeader) -> bool {
+    match head.headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
+        Some(codings) => {
+            let last = codings.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default();
+            last.trim_ascii().eq_ignore_ascii_case(b"chunked")
+        }
+        None => head.headers.contains_key(header::CONTENT_LENGTH),
+    }
 }
 
 /// Its head as the client gets it.
 pub(super) fn dress(request: &Request, session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
-    front::undress(head);
+    front::undress(head)?;
     front::dress(&request.conn, request, head)?;
     if request.conn.is_closing() {
         session.as_mut().set_keepalive(None);

@@ -43,7 +43,7 @@ impl Conn {
     pub(super) fn opened(self: &Arc<Self>, body: bool) -> Open {
         let mut state = self.state();
         state.open += 1;
-        state.begun = None;
+        (state.begun, state.rests) = (None, false);
         let id = state.next;
         state.next += 1;
         if body {

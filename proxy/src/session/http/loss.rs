@@ -2,11 +2,15 @@
 //!
 //! Rule: the policy decides; here it is carried out, and counted.
 
+use std::time::Duration;
+
 use bascule_protocols::http::{
     framing::Refused,
     replay::{Next, Received, Sent},
 };
+use http::header;
 use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
@@ -15,6 +19,9 @@ use super::{
     request::{Ctx, Request, received},
 };
 use crate::config::Protocol;
+
+/// How long a client whose connection ends may take for the last of it.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// No connection: not a byte was sent. Tried again until the request's time is up.
 pub(super) fn no_connection(ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
@@ -125,6 +132,10 @@ pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> 
         }
         Some(Next::Busy | Next::Again(_)) => (503, answer::busy(session).await),
         Some(Next::Unknown) => (502, answer::unknown(session).await),
+        Some(Next::Cut) if begun && !downstream => {
+            flush(session).await;
+            (0, Ok(()))
+        }
         Some(Next::Cut) => (0, Ok(())),
         // pingora's own complaint about the request.
         None if !begun && downstream => (400, session.respond_error(400).await.map(drop)),
@@ -157,8 +168,16 @@ fn verdict(request: &mut Request, downstream: bool, begun: bool) -> Next {
     next
 }
 
+/// What has come of an answer whose length is known is kept back until there is more of it. A client whose kept connection
+/// ends without a word says its request again by itself, whatever it is (RFC 9112 §9.3.1 allows less).
+async fn flush(session: &mut Session) {
+    let sized = |head: &ResponseHeader| head.headers.contains_key(header::CONTENT_LENGTH);
+    if session.as_ref().as_http1().is_some() && session.as_ref().response_written().is_some_and(sized) {
+        let _ = tokio::time::timeout(LONGEST, session.as_mut().shutdown()).await;
+    }
+}
+
 /// A client that is still sending would lose the answer with its connection.
 async fn drain(session: &mut Session) {
-    const LONGEST: std::time::Duration = std::time::Duration::from_secs(5);
     let _ = tokio::time::timeout(LONGEST, session.as_mut().drain_request_body()).await;
 }

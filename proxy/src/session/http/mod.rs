@@ -8,6 +8,7 @@ mod answer;
 mod conn;
 mod cookie;
 mod credentials;
+mod deadlines;
 mod dial;
 mod direct;
 mod edge;
@@ -30,8 +31,10 @@ mod two;
 
 use std::{
     future::{Future, poll_fn},
+    net::{SocketAddr, TcpStream},
     pin::Pin,
     sync::Arc,
+    time::Instant,
 };
 
 use pingora_core::{
@@ -49,10 +52,20 @@ use crate::net::stream::Leg;
 type Proxy = Arc<HttpProxy<Gateway>>;
 
 /// A request of HTTP/1.1 that is served.
-type Serving = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send>>;
+type Serving<'a> = Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'a>>;
 
-/// Serves one connection to its end.
-pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
+/// A connection on which nobody has asked for anything for a while.
+#[derive(Debug)]
+pub(super) struct Away {
+    pub(super) tcp: TcpStream,
+    /// The client's address.
+    pub(super) peer: SocketAddr,
+    /// When it has been silent for too long.
+    pub(super) until: Instant,
+}
+
+/// Serves one connection to its end, or until it is only a socket.
+pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) -> Option<Away> {
     let conn = Conn::new(door, entry, &client);
     let edge = Box::new(Edge::new(client, &conn));
     let proxy = conn.world().http.proxy(conn.world());
@@ -60,45 +73,50 @@ pub(super) async fn serve(door: Arc<Door>, client: Leg, entry: Entry) {
         let closing = conn.goaway();
         let requests = Arc::new(two::Requests(proxy));
         watched(&conn, requests.process_new(edge, &closing)).await;
-    } else {
-        one_by_one(&conn, &proxy, edge).await;
+        return None;
     }
+    let edge = one_by_one(&conn, &proxy, edge).await?;
+    let (tcp, peer, until) = (edge.into_tcp()?, conn.entry.handle.peer, conn.silent_until());
+    Some(Away { tcp, peer, until })
 }
 
 /// Requests of HTTP/1.1, one after the other. Between two of them the connection is ours again, and small: what serving
-/// one takes is made and unmade outside of this future, so that it has no room in it.
-async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Box<Edge>) {
+/// one takes is made and unmade outside of this future, so that it has no room in it. Returns it where it may be parked.
+async fn one_by_one(conn: &Arc<Conn>, proxy: &Proxy, mut edge: Box<Edge>) -> Option<Box<Edge>> {
     let mut settings = None;
     // Told to end while an answer was on its way: it was the last one.
     while !conn.is_closing() {
-        if !edge.is_ahead() && !watched(conn, poll_fn(|cx| edge.poll_some(cx))).await.unwrap_or(false) {
-            return;
+        if !edge.is_ahead() {
+            match watched(conn, poll_fn(|cx| edge.poll_some(cx))).await {
+                Some(true) => {}
+                None if conn.is_away() => return Some(edge),
+                Some(false) | None => return None,
+            }
         }
         if !edge.begin() {
-            return;
+            return None;
         }
         let served = watched(conn, one(conn, proxy, edge, settings)).await;
-        let Some(Some(back)) = served.map(back) else { return };
-        (edge, settings) = back;
+        (edge, settings) = served.and_then(back)?;
         conn.rest(edge.is_ahead());
     }
+    None
 }
 
 /// The next request of HTTP/1.1. `settings`: what an earlier one left.
-fn one(
-    conn: &Arc<Conn>,
-    proxy: &Proxy,
+fn one<'a>(
+    conn: &'a Arc<Conn>,
+    proxy: &'a Proxy,
     edge: Box<Edge>,
     settings: Option<Box<HttpPersistentSettings>>,
-) -> Serving {
+) -> Serving<'a> {
     let mut session = ServerSession::new_http1(edge);
     match settings {
         Some(settings) => settings.apply_to_session(&mut session),
         None => session.set_keepalive(Some(conn.limits().idle.as_secs().max(1))),
     }
     session.set_pipelining_enabled(true);
-    let (proxy, world) = (proxy.clone(), conn.world().clone());
-    Box::pin(async move { proxy.process_new_http(session, &world.http.stays).await })
+    proxy.process_new_http(session, &conn.world().http.stays)
 }
 
 /// What is left when a request was served, if its connection can serve another.

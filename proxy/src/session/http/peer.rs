@@ -21,6 +21,7 @@ use rustls::ClientConfig;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
+    conn::Conn,
     credentials::are_of_connection,
     dial::Dialer,
     front,
@@ -131,17 +132,22 @@ pub(super) fn way<'a>(
     let chosen = shared.servers.choose(request, service, (flight.pool, flight.epoch), head);
     let from = request.from(service);
     let key = (flight.epoch, flight.pool, &request.service, &chosen.server, from.map(|from| from.0));
-    let bound = &request.conn.bound;
-    if are_of_connection(head) {
-        bound.store(true, Ordering::Relaxed);
-    }
     let alone = match alone(request, service, head) {
         true => Some(flight.number()),
-        false => bound.load(Ordering::Relaxed).then(|| (request.conn.entry.handle.id.0, u64::MAX)),
+        false => is_bound(&request.conn, head).then(|| (request.conn.entry.handle.id.0, u64::MAX)),
     };
     let key = hash(&(key, alone));
     request.chosen = Some(chosen);
     Some(Way { service, key, from })
+}
+
+/// Whether servers know the client by its connection, from this request on or since an earlier one. All that comes over it
+/// takes one way then, pingora's, and so one connection: a handshake begins without a body and ends with one.
+pub(super) fn is_bound(conn: &Conn, head: &RequestHeader) -> bool {
+    if are_of_connection(head) {
+        conn.bound.store(true, Ordering::Relaxed);
+    }
+    conn.bound.load(Ordering::Relaxed)
 }
 
 /// The same as pingora takes it.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::header;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::cookie;
@@ -72,7 +73,7 @@ impl People {
     pub(super) fn saw(&self, service: &str, asked: &RequestHeader, answer: &ResponseHeader, now: Instant) {
         let Some(service) = self.services.get(service) else { return };
         let Some(value) = cookie::of(asked, &service.cookie) else { return };
-        let mut set = answer.headers.get_all("set-cookie").iter();
+        let mut set = answer.headers.get_all(header::SET_COOKIE).iter();
         if !answer.status.is_success()
             || set.any(|field| cookie::set(field.as_bytes(), &service.cookie).is_some())
         {

@@ -14,6 +14,7 @@ use bascule_protocols::http::{
     queue::Priority,
     replay::{Body, Check, Next, Received, Request as Policy, Sent},
 };
+use http::header;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use smallvec::SmallVec;
@@ -71,6 +72,8 @@ pub(super) struct Request {
     pub(super) verdict: Option<Next>,
     /// It was told to come back, and counted for that.
     pub(super) busy: bool,
+    /// Only the end of its server's connection ends its answer.
+    pub(super) open_ended: bool,
     /// Its answer is replaced: the body of the server's is not passed on.
     pub(super) replaced: bool,
     /// It had a server before.
@@ -92,10 +95,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Request {
     pub(super) fn new(conn: Arc<Conn>, head: &RequestHeader, route: &Route, has_body: bool) -> Self {
-        let conditional = head.headers.contains_key("if-match") || head.headers.contains_key("if-none-match");
+        let conditional =
+            head.headers.contains_key(header::IF_MATCH) || head.headers.contains_key(header::IF_NONE_MATCH);
         let target = target(head);
-        let policy =
-            Policy { kind: Kind::of(head.method.as_str()), read_only: known::is_ping(target), conditional };
+        let policy = Policy {
+            kind: Kind::of(head.method.as_str()),
+            read_only: known::is_ping(target),
+            conditional,
+            keyed: known::is_keyed(target),
+        };
         let open = conn.opened(has_body);
         let sync = known::is_sync(head.method.as_str(), target);
         let usual = if sync { Priority::Sync } else { Priority::Interactive };
@@ -123,6 +131,7 @@ impl Request {
             pause: Duration::ZERO,
             verdict: None,
             busy: false,
+            open_ended: false,
             replaced: false,
             moved: false,
             stream: None,
@@ -179,9 +188,10 @@ impl Request {
     pub(super) fn lost(&mut self, session: &Session, gate: bool) -> Next {
         self.waits_anew(gate);
         let body = if session.as_ref().retry_buffer_truncated() { Body::Lost } else { Body::Kept };
-        if body == Body::Kept && self.sent == Sent::All && self.policy.kind == Kind::Unsafe {
+        let doubtful = self.policy.kind == Kind::Unsafe && !self.policy.read_only;
+        if body == Body::Kept && self.sent == Sent::All && doubtful {
             let head = session.req_header();
-            let kind = head.headers.get("content-type").and_then(|value| value.to_str().ok());
+            let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let whole = session.as_ref().get_retry_buffer().unwrap_or_default();
             self.policy.read_only = known::reads_only(target(head), kind.unwrap_or_default(), &whole);
         }

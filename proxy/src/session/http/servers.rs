@@ -15,6 +15,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::header;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
@@ -105,7 +106,7 @@ impl Servers {
         head: &ResponseHeader,
     ) {
         let HttpBalance::Cookie(session) = &service.balance else { return };
-        for field in head.headers.get_all("set-cookie") {
+        for field in head.headers.get_all(header::SET_COOKIE) {
             if let (Some(value), Ok(at)) = (cookie::set(field.as_bytes(), session), u16::try_from(at)) {
                 self.learnt.put(hash(&(epoch, name, value)), at);
             }
@@ -166,7 +167,7 @@ pub(super) fn identity(head: &RequestHeader) -> Option<Vec<u8>> {
         let name = decoded.split(|b| *b == b':').next()?;
         scheme.eq_ignore_ascii_case(b"basic ").then(|| name.to_ascii_lowercase())
     };
-    let credentials = head.headers.get("authorization").and_then(|value| basic(value.as_bytes()));
+    let credentials = head.headers.get(header::AUTHORIZATION).and_then(|value| basic(value.as_bytes()));
     credentials.or_else(|| {
         let pair = target(head).split(['?', '&']).skip(1).find_map(|pair| pair.strip_prefix("User="));
         pair.map(|name| name.to_ascii_lowercase().into_bytes())

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     config::{Config, HttpBalance, HttpLimits},
+    net::lot::Lot,
     session::World,
     topology::Epoch,
 };
@@ -51,6 +52,8 @@ const TRIES: usize = 10_000;
 pub struct Shared {
     proxies: ThreadLocal<Proxy>,
     kept: ThreadLocal<Arc<Kept>>,
+    /// Connections of clients that ask for nothing.
+    lots: ThreadLocal<Arc<Lot>>,
     /// What pingora looks at to know of an end: connections of one request at a time are ended by us.
     pub(super) stays: watch::Receiver<bool>,
     requests: AtomicUsize,
@@ -77,6 +80,7 @@ impl Default for Shared {
         Self {
             proxies: ThreadLocal::new(),
             kept: ThreadLocal::new(),
+            lots: ThreadLocal::new(),
             stays: watch::Sender::new(false).subscribe(),
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -137,6 +141,25 @@ impl Shared {
     /// This thread's connections to servers.
     pub(super) fn kept(&self) -> &Arc<Kept> {
         self.kept.get_or_default()
+    }
+
+    /// Where this thread parks connections.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptor left.
+    pub fn lot(&self) -> std::io::Result<&Arc<Lot>> {
+        self.lots.get_or_try(Lot::open)
+    }
+
+    /// How many connections are parked.
+    pub fn parked(&self) -> usize {
+        self.lots.iter().map(|lot| lot.len()).sum()
+    }
+
+    /// Closes connections that were parked for too long, or `all`.
+    pub fn sweep(&self, now: Instant, all: bool) -> usize {
+        self.lots.iter().map(|lot| lot.sweep(now, all)).sum()
     }
 
     /// A place for a held request that takes so many bytes; otherwise the limit that is reached.

@@ -47,7 +47,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A login hears of the gate from its beginning to its end.
-const WAITING: Standing = Standing { backend: None, spare: None, writes: 0, reads: 0, waits: true };
+const WAITING: Standing =
+    Standing { backend: None, spare: None, writes: 0, reads: 0, costly: false, waits: true };
 
 /// Asks until somebody answers or `limits.login_ceiling` has passed. Cancel by dropping: the word is the
 /// caller's to clear.

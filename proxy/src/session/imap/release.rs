@@ -20,9 +20,10 @@ impl Session {
         let Some(backend) = self.backend.as_ref().filter(|_| self.errand_allows()) else { return false };
         let mut standing = self.now_standing();
         if write {
-            standing.writes += 1
+            standing.writes += 1;
         } else {
-            standing.reads += 1
+            standing.reads += 1;
+            standing.costly = true;
         }
         if self.entry.handle.word.announce(standing, &self.world().gate, backend.epoch) {
             self.standing = standing;
@@ -40,6 +41,7 @@ impl Session {
             spare: self.spare.as_ref().and_then(Spare::user_on).or(self.orders.verifying),
             writes,
             reads,
+            costly: reads > 0,
             waits: self.waits(),
         }
     }

@@ -421,6 +421,8 @@ impl Session {
             spare: self.orders.tries(),
             writes,
             reads,
+            // What is not a write is said again.
+            costly: false,
             waits: self.waits(),
         }
     }

@@ -123,6 +123,26 @@ async fn a_read_that_may_not_stay_begins_again_on_the_new_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_has_begun_is_not_cut_for_a_cutover_that_turns_back_for_it() {
+    let rig = plan().stops().start(USERS).await;
+    // Of a request, and of a long poll.
+    let mut begun = Vec::new();
+    for (target, pause) in [("/begun", Stall::default()), ("/poll/inbox?", Stall::default())] {
+        rig.web()[0].fault(target, At::Pause(80, pause.clone()), 1);
+        let mut client = rig.browser().await;
+        client.write(Client::head("GET", &format!("{target}{}", "x".repeat(400)), "", 0)).await.unwrap();
+        pause.reached(1).await;
+        begun.push((client, pause));
+    }
+    let report = aborted(rig.begin("new").end().await);
+    assert_eq!(report["unmovable"]["read_in_flight"], 2, "{report:#}");
+    for (mut client, pause) in begun {
+        pause.release();
+        assert_eq!(client.answer().await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_is_kept_moves_and_its_last_byte_counts_once() {
     let rig = plan().start(USERS).await;
     let mut client = rig.browser().await;
@@ -327,6 +347,31 @@ async fn a_client_that_does_not_read_keeps_nobody_from_leaving() {
         rig.web()[0].seen_of("GET /dav/large", |seen| seen.whole).await;
         let ran = rig.begin("new").end().await;
         assert_eq!((ran.code, &ran.json["outcome"]), (0, &"done".into()), "{ran:?}");
+    }
+}
+
+/// What a server has said to its end needs no server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_has_come_whole_is_not_cut_with_its_server() {
+    // Whole with its head or not, a request goes different ways. Of the last answer more than is read ahead is still with
+    // the system: nobody knows that it is whole.
+    for (whole, size, lost) in [(true, 3_000, 0), (false, 3_000, 0), (true, 50_000, 1)] {
+        let rig = plan().stops().cutover("unmovable = 1\n").start(USERS).await;
+        let page = vec![b'x'; size];
+        assert_eq!(rig.browser().await.ask("PUT", "/dav/page", &page).await.unwrap().status, 201);
+        let connection = Uploads::reading(rig.proxy.https(), rig.proxy.tls().unwrap(), 1_000).await.unwrap();
+        let answer = if whole {
+            connection.ask("GET", "/dav/page").await.unwrap()
+        } else {
+            let mut asked = connection.begin("GET", "/dav/page", None).await.unwrap();
+            asked.send(Vec::new(), true).unwrap();
+            asked
+        };
+        let answer = answer.begins().await.unwrap();
+        let ran = rig.begin("new").end().await;
+        assert_eq!(ran.json["outcome"], "done", "{ran:?}");
+        assert_eq!(ran.json["unmovable"]["read_in_flight"].as_u64().unwrap_or_default(), lost, "{ran:?}");
+        assert_eq!(answer.whole().await.unwrap(), page);
     }
 }
 

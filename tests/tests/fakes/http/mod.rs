@@ -7,6 +7,8 @@ mod hold;
 mod limits;
 mod load;
 mod loss;
+mod odd;
+mod parked;
 mod passing;
 mod phones;
 mod proofs;

@@ -4,7 +4,7 @@
 
 use bascule_tests::{
     fake::{Stall, http::At},
-    http::Client,
+    http::{Client, Frame, Frames},
 };
 use tokio::task::JoinSet;
 
@@ -114,6 +114,39 @@ async fn servers_are_told_whose_request_it_is_and_nothing_that_the_client_says_a
     }
     for hop in ["192.0.2.9", "gopher", "x-hop", "keep-alive", "\r\nte:"] {
         assert!(!head.contains(hop), "{hop}\n{head}");
+    }
+}
+
+/// Chrome and Firefox do that with every cookie; what reads only the first field, or joins fields with a comma, would
+/// lose the session (RFC 9113 §8.2.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_in_crumbs_are_one_field_again() {
+    for spoken in [Spoken::One, Spoken::Two] {
+        let rig = Plan::replicated().web("", spoken).start(USERS).await;
+        let mut frames = Frames::connect(rig.proxy.https(), rig.proxy.tls().unwrap()).await.unwrap();
+        for (method, body) in [(&b"GET"[..], &b""[..]), (b"POST", b"body")] {
+            let head = [
+                (&b":method"[..], method),
+                (b":scheme", b"https"),
+                (b":authority", b"mail.bascule.test"),
+                (b":path", b"/crumbs"),
+                (b"cookie", b"a=1"),
+                (b"cookie", b"b=2"),
+                (b"cookie", b"c=3"),
+            ];
+            let asked = frames.head(&head, body.is_empty()).await.unwrap();
+            if !body.is_empty() {
+                frames.data(asked, body, true).await.unwrap();
+            }
+            assert_eq!(frames.next().await, Frame::Answer(asked));
+        }
+        let seen = rig.web()[0].seen();
+        assert_eq!(seen.len(), 2);
+        for one in seen {
+            let head = one.head.to_ascii_lowercase();
+            let cookies: Vec<&str> = head.lines().filter(|line| line.starts_with("cookie:")).collect();
+            assert_eq!(cookies, ["cookie: a=1; b=2; c=3"], "{spoken:?}");
+        }
     }
 }
 

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use bascule_tests::http::{Answer, Client, Two};
+use bascule_tests::{
+    fake::http::At,
+    http::{Answer, Client, Two},
+};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -173,6 +176,24 @@ async fn phones_without_a_server_are_asked_to_come_back_and_no_connection_ends_u
         is_of(&phone.ask("POST", SYNC, CHANGES).await.unwrap(), "old");
     }
     assert_eq!(rig.shelf.effects().len(), phones.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_whose_server_was_lost_with_it_is_begun_again_by_its_phone_alone() {
+    let rig = plan().start(USERS).await;
+    for (at, done) in [(At::Whole, 0), (At::Done, 1)] {
+        let before = rig.web()[0].count("Cmd=Sync");
+        rig.web()[0].fault("Cmd=Sync", at, 1);
+        let answer = rig.secure_browser().await.ask("POST", SYNC, CHANGES).await.unwrap();
+        assert!(answer.status == 503 && answer.field("retry-after").is_some(), "{answer:?}");
+        assert_eq!((rig.web()[0].count("Cmd=Sync") - before, rig.shelf.effects().len()), (1, done));
+    }
+    is_of(&rig.secure_browser().await.ask("POST", SYNC, CHANGES).await.unwrap(), "old");
+    // A message has no such key.
+    rig.web()[0].fault("Cmd=SendMail", At::Done, 1);
+    let send = "/Microsoft-Server-ActiveSync?Cmd=SendMail&User=alice";
+    let answer = rig.secure_browser().await.ask("POST", send, b"mail").await.unwrap();
+    assert_eq!((answer.status, answer.field("retry-after")), (502, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -161,6 +161,40 @@ async fn connections_that_a_server_knows_a_client_by_are_nobody_elses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_is_a_connections_stays_on_it_whatever_its_requests_bring() {
+    let rig = plan().start(USERS).await;
+    for target in ["/mapi", "/poll"] {
+        let mut client = rig.browser().await;
+        // The body comes with the last message of the handshake (curl, WinHTTP), and what follows needs none.
+        let asked =
+            [("POST", "NTLM one", ""), ("POST", "NTLM three", "body"), ("GET", "", ""), ("POST", "", "body")];
+        for (method, token, body) in asked {
+            let field = if token.is_empty() { String::new() } else { format!("Authorization: {token}\r\n") };
+            assert!(client.ask_with(method, target, &field, body.as_bytes()).await.unwrap().ok());
+        }
+        let seen = rig.web()[0].seen();
+        let mut of: Vec<_> =
+            seen.iter().filter(|one| one.head.contains(target)).map(|one| one.connection).collect();
+        assert_eq!(of.len(), 4);
+        of.dedup();
+        assert_eq!(of.len(), 1, "{target}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_poll_on_a_connection_of_its_clients_own_begins_again_on_the_new_pool() {
+    let rig = plan().stops().start(USERS).await;
+    let poll = rig.web()[0].stall("/poll");
+    let mut client = rig.browser().await;
+    let head = Client::head("POST", "/poll", "Authorization: NTLM one\r\n", 4);
+    client.write([head.as_bytes(), b"body"].concat()).await.unwrap();
+    poll.reached(1).await;
+    rig.cutover("new").await;
+    assert_eq!(client.answer().await.unwrap().text(), "new");
+    assert_eq!(rig.shelf.effects().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_pool_is_not_believed_at_once_about_credentials() {
     let rig = plan().brief().waits("8s").start(USERS).await;
     let mut client = rig.browser().await;

@@ -5,12 +5,16 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use pingora_http::ResponseHeader;
 use tokio::time::sleep_until;
 
-use super::{super::peer::KEPT_IDLE, server::Server};
+use super::{
+    super::{front::KEEP_ALIVE, peer::KEPT_IDLE},
+    server::Server,
+};
 
 /// So many are kept; the one that was used least recently goes.
 const MOST: usize = 512;
@@ -31,8 +35,19 @@ struct All {
 struct Idle {
     /// Of whose requests it serves more ([`super::peer::Way::key`]).
     key: u64,
-    since: Instant,
+    until: Instant,
     server: Box<Server>,
+}
+
+/// How long the connection of this answer is kept: a second less than its server says.
+pub(super) fn time(head: &ResponseHeader) -> Duration {
+    let said = head.headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok());
+    let seconds = said.and_then(|said| {
+        let mut pairs = said.split(',').filter_map(|pair| pair.split_once('='));
+        let (_, time) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+        time.trim().parse::<u64>().ok()
+    });
+    seconds.map_or(KEPT_IDLE, |seconds| KEPT_IDLE.min(Duration::from_secs(seconds.saturating_sub(1))))
 }
 
 impl Kept {
@@ -48,16 +63,19 @@ impl Kept {
             let one = all.idle.remove(at)?;
             drop(all);
             let mut server = one.server;
-            if one.since.elapsed() < KEPT_IDLE && server.is_quiet() {
+            if Instant::now() < one.until && server.is_quiet() {
                 return Some(server);
             }
         }
     }
 
-    /// Keeps one whose answer was whole.
-    pub(super) fn put(self: &Arc<Self>, key: u64, server: Box<Server>) {
+    /// Keeps one whose answer was whole, for so long.
+    pub(super) fn put(self: &Arc<Self>, key: u64, server: Box<Server>, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
         let mut all = self.lock();
-        all.idle.push_back(Idle { key, since: Instant::now(), server });
+        all.idle.push_back(Idle { key, until: Instant::now() + time, server });
         let surplus = if all.idle.len() > MOST { all.idle.pop_front() } else { None };
         let alone = !std::mem::replace(&mut all.swept, true);
         drop((all, surplus));
@@ -76,9 +94,10 @@ impl Kept {
     /// When the next one is due; `None`: there is none, and nobody sweeps from now on.
     fn close_old(&self, now: Instant) -> Option<Instant> {
         let mut all = self.lock();
-        let old = all.idle.partition_point(|one| one.since + KEPT_IDLE <= now);
-        let closed: Vec<Idle> = all.idle.drain(..old).collect();
-        let due = all.idle.front().map(|one| one.since + KEPT_IDLE);
+        let (closed, left): (VecDeque<Idle>, _) =
+            std::mem::take(&mut all.idle).into_iter().partition(|one| one.until <= now);
+        all.idle = left;
+        let due = all.idle.iter().map(|one| one.until).min();
         all.swept = due.is_some();
         drop(all);
         drop(closed);
@@ -109,9 +128,9 @@ mod tests {
         let ids = [one.id(), two.id()];
         drop(closed);
         three.ended().await;
-        kept.put(1, one);
-        kept.put(2, two);
-        kept.put(1, three);
+        kept.put(1, one, KEPT_IDLE);
+        kept.put(2, two, KEPT_IDLE);
+        kept.put(1, three, KEPT_IDLE);
         assert_eq!(kept.take(1).map(|server| server.id()), Some(ids[0]));
         assert!(kept.take(3).is_none());
         assert_eq!(kept.take(2).map(|server| server.id()), Some(ids[1]));
@@ -122,14 +141,34 @@ mod tests {
     async fn what_has_been_idle_for_too_long_is_closed() {
         let kept = Arc::new(Kept::default());
         let [(one, mut server), (two, _two)] = [pair().await, pair().await];
-        kept.put(1, one);
-        let between = Instant::now();
-        kept.put(1, two);
-        assert_eq!(kept.close_old(between), kept.lock().idle.front().map(|one| one.since + KEPT_IDLE));
-        assert!(kept.close_old(between + KEPT_IDLE).is_some_and(|due| due > between + KEPT_IDLE));
+        kept.put(1, two, KEPT_IDLE);
+        let between = Instant::now() + KEPT_IDLE / 2;
+        kept.put(1, one, KEPT_IDLE / 4);
+        assert!(kept.close_old(between).is_some_and(|due| due > between));
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(kept.close_old(Instant::now() + KEPT_IDLE), None);
         assert!(kept.take(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_for_less_than_its_server_says() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        assert_eq!(time(&head), KEPT_IDLE);
+        for (said, seconds) in [
+            ("timeout=3, max=100", 2),
+            ("max=100, Timeout = 3", 2),
+            ("timeout=1", 0),
+            ("timeout=0", 0),
+            ("timeout=60", KEPT_IDLE.as_secs()),
+            ("timeout=soon", KEPT_IDLE.as_secs()),
+        ] {
+            head.insert_header("Keep-Alive", said).unwrap();
+            assert_eq!(time(&head), Duration::from_secs(seconds), "{said}");
+        }
+        let kept = Arc::new(Kept::default());
+        let (one, _server) = pair().await;
+        kept.put(1, one, Duration::ZERO);
+        assert!(kept.take(1).is_none() && kept.lock().idle.is_empty());
     }
 
     #[tokio::test]
@@ -138,7 +177,7 @@ mod tests {
         let mut others = Vec::new();
         for key in 0..=MOST as u64 {
             let (server, other) = pair().await;
-            kept.put(key, server);
+            kept.put(key, server, KEPT_IDLE);
             others.push(other);
         }
         assert!(kept.take(0).is_none());

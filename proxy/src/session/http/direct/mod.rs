@@ -8,7 +8,9 @@
 mod kept;
 mod server;
 
-use http::{HeaderValue, Version, header};
+use std::{future::poll_fn, task::Poll, time::Duration};
+
+use http::{HeaderName, HeaderValue, Version, header};
 use pingora_core::protocols::http::v1::client::HttpSession;
 use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -21,6 +23,9 @@ use super::{
     request::{Ctx, Request},
 };
 use crate::config::HttpVersion;
+
+/// An answer of so many bytes comes with its head.
+const SMALL: usize = 4096;
 
 /// Why a try failed.
 enum Failed {
@@ -43,7 +48,8 @@ enum Came {
 /// Serves a plain request. False: pingora's proxy is to, from where it is now.
 pub(super) async fn take(ctx: &mut Ctx, session: &mut Session) -> Result<bool> {
     let Some(request) = &mut ctx.request else { return Ok(false) };
-    if !is_plain(session.req_header()) || !session.as_mut().is_body_empty() {
+    let head = session.req_header();
+    if !is_plain(head) || peer::is_bound(&request.conn, head) || !session.as_mut().is_body_empty() {
         return Ok(false);
     }
     if !gateway::first_wait(request, session).await? {
@@ -69,7 +75,7 @@ fn is_plain(head: &RequestHeader) -> bool {
     let kept = |value: &HeaderValue| {
         ["keep-alive", "close"].iter().any(|word| value.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
     };
-    let plain = |(name, value): (&header::HeaderName, &HeaderValue)| match name.as_str() {
+    let plain = |(name, value): (&HeaderName, &HeaderValue)| match name.as_str() {
         "connection" => kept(value),
         "expect"
         | "http2-settings"
@@ -86,12 +92,15 @@ fn is_plain(head: &RequestHeader) -> bool {
 
 /// One try.
 async fn one(request: &mut Request, session: &mut Session) -> Result<Came, Failed> {
+    // Before a kept connection is looked at: its server may close it at any time.
+    others_first().await;
     let Some((key, mut line)) = reach(request, session).await? else { return Ok(Came::Elsewhere) };
     ask(request, session, &mut line).await.map_err(Failed::Lost)?;
     answer(request, session, &mut line).await.map_err(Failed::Lost)?;
     line.respect_keepalive();
+    let time = line.resp_header().map_or(Duration::ZERO, kept::time);
     if let Some(Ok(server)) = line.reuse().await.map(|stream| stream.into_any().downcast()) {
-        request.conn.world().http.kept().put(key, server);
+        request.conn.world().http.kept().put(key, server, time);
     }
     Ok(Came::Answered)
 }
@@ -125,10 +134,9 @@ async fn ask(request: &mut Request, session: &Session, line: &mut HttpSession) -
     let head = session.req_header();
     let mut said = Box::new(head.clone());
     said.set_version(Version::HTTP_11);
-    for name in [header::CONNECTION, header::TE] {
+    for name in [header::CONNECTION, header::TE, front::KEEP_ALIVE] {
         said.remove_header(&name);
     }
-    said.remove_header("keep-alive");
     if head.version == Version::HTTP_2 {
         let host = HeaderValue::from_str(front::authority(head));
         said.insert_header(header::HOST, host.or_err(ErrorType::InvalidHTTPHeader, "host")?)?;
@@ -141,10 +149,7 @@ async fn ask(request: &mut Request, session: &Session, line: &mut HttpSession) -
 /// Passes the answer on to its end.
 async fn answer(request: &mut Request, session: &mut Session, line: &mut HttpSession) -> Result<()> {
     let mut head = heard(session, line).await?;
-    while head.status.is_informational() {
-        if head.status == 101 {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "nobody asked for it").into_up());
-        }
+    while head.status.is_informational() && head.status != 101 {
         gateway::dress(request, session, &mut head)?;
         session.write_response_header(head, false).await.map_err(Error::into_down)?;
         head = heard(session, line).await?;
@@ -158,8 +163,32 @@ async fn answer(request: &mut Request, session: &mut Session, line: &mut HttpSes
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     gateway::dress(request, session, &mut head)?;
+    if whole || is_small(&head) {
+        others_first().await;
+    }
     session.write_response_header(head, whole).await.map_err(Error::into_down)?;
     body(request, session, line).await
+}
+
+/// Whether all of an answer has come with its head, as far as one can tell: what is longer is best passed on while the
+/// processor has it at hand.
+fn is_small(head: &ResponseHeader) -> bool {
+    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    length.is_some_and(|length: usize| length <= SMALL)
+}
+
+/// Lets those go first for whom something has come. What all have to say then leaves in one go, and who waits for it is woken
+/// up once, not for each (bench/README); Redis answers its clients like that.
+async fn others_first() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 async fn body(request: &mut Request, session: &mut Session, line: &mut HttpSession) -> Result<()> {

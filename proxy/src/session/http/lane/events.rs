@@ -15,6 +15,7 @@ use bascule_protocols::http::{
     push::{Gap, Heard},
 };
 use bytes::Bytes;
+use http::header;
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming};
 use pingora_error::Result;
@@ -161,7 +162,7 @@ impl Listener {
 /// Sends the head.
 async fn begin(request: &Request, session: &mut Session, answer: &Response<Incoming>) -> Result<()> {
     let mut head = question::head(answer)?;
-    head.remove_header("content-length");
+    head.remove_header(&header::CONTENT_LENGTH);
     if !request.conn.two {
         head.insert_header("Transfer-Encoding", "chunked")?;
     }

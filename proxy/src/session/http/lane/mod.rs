@@ -11,6 +11,7 @@ mod question;
 mod socket;
 
 use bascule_protocols::http::lane::{Asked, Lane, by_body};
+use http::{HeaderName, header};
 use hyper::{Response, body::Incoming};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
@@ -22,8 +23,12 @@ use super::{
     answer, front,
     hold::{self, Stop},
     line::Line,
+    peer,
     request::{KEPT, Request, target},
 };
+
+/// Of MAPI over HTTP (MS-OXCMAPIHTTP §2.2.3.3.1).
+const REQUEST_TYPE: HeaderName = HeaderName::from_static("x-requesttype");
 
 /// A server's answer, and the connection on which it comes.
 struct Found {
@@ -41,6 +46,11 @@ pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll
         lane => lane,
     };
     let Some(lane) = lane else { return Ok(false) };
+    if lane != Lane::Socket && peer::is_bound(&request.conn, session.req_header()) {
+        // On a connection of its own it would be nobody's.
+        (request.policy.read_only, request.lasting) = (true, lane == Lane::Poll);
+        return Ok(false);
+    }
     // Boxed, so that other requests do not carry its room.
     Box::pin(serve(request, session, lane)).await?;
     Ok(true)
@@ -48,22 +58,22 @@ pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll
 
 /// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
 fn asked(head: &RequestHeader, poll: bool, bodyless: bool) -> Option<Asked<'_>> {
-    let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let field = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
     (is_small(head, bodyless) && head.version > http::Version::HTTP_10).then(|| Asked {
         method: head.method.as_str(),
         target: target(head),
-        accept: field("accept"),
-        upgrade: field("upgrade"),
-        request_type: field("x-requesttype"),
+        accept: field(header::ACCEPT),
+        upgrade: field(header::UPGRADE),
+        request_type: field(REQUEST_TYPE),
         poll,
     })
 }
 
 /// Whether its body is small enough to be kept, and comes without being asked for.
 fn is_small(head: &RequestHeader, bodyless: bool) -> bool {
-    let framed = head.headers.contains_key("transfer-encoding");
+    let framed = head.headers.contains_key(header::TRANSFER_ENCODING);
     !framed
-        && !head.headers.contains_key("expect")
+        && !head.headers.contains_key(header::EXPECT)
         && front::length(head).map_or(bodyless, |length| length <= KEPT)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Rule: what has begun is finished where it began, or visibly cut.
 
+use http::header;
 use http_body_util::BodyExt;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -16,10 +17,13 @@ pub(super) async fn pass(request: &mut Request, session: &mut Session, found: Fo
     let mut head = question::head(&answer)?;
     let mut body = answer.into_body();
     let bodyless = session.req_header().method == "HEAD" || matches!(head.status.as_u16(), 204 | 304);
-    if !bodyless && !request.conn.two && !head.headers.contains_key("content-length") {
+    if !bodyless && !request.conn.two && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.insert_header("Transfer-Encoding", "chunked")?;
     }
     front::dress(&request.conn, request, &mut head)?;
+    if let Some(flight) = &request.flight {
+        flight.answered(true);
+    }
     session.write_response_header(Box::new(head), bodyless).await?;
     if bodyless {
         return Ok(());

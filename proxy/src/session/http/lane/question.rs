@@ -4,7 +4,7 @@
 
 use bascule_protocols::http::lane::Lane;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::Full;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -97,7 +97,6 @@ impl Question {
         let mut said = http::Request::builder().method(self.head.method.clone()).uri(uri);
         if let Some(fields) = said.headers_mut() {
             copy(&told.headers, fields);
-            join_cookies(fields);
             match self.lane {
                 Lane::Events => drop(fields.remove("accept-encoding")),
                 Lane::Socket => {
@@ -118,7 +117,7 @@ impl Question {
 
 /// Fields that `Connection` says are for this connection only.
 fn named(from: &HeaderMap) -> Vec<String> {
-    let fields = from.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    let fields = from.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     fields.flat_map(|names| names.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
@@ -130,16 +129,6 @@ fn copy(from: &HeaderMap, to: &mut HeaderMap) {
     };
     for (name, value) in from.iter().filter(|(name, _)| goes(name)) {
         to.append(name.clone(), value.clone());
-    }
-}
-
-/// HTTP/2 may cut them into crumbs (RFC 9113 §8.2.3).
-fn join_cookies(fields: &mut HeaderMap) {
-    let all: Vec<&[u8]> = fields.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
-    if all.len() > 1
-        && let Ok(one) = HeaderValue::from_bytes(&all.join(&b"; "[..]))
-    {
-        fields.insert("cookie", one);
     }
 }
 
