@@ -52,6 +52,8 @@ pub(super) enum Habit {
     NoUidplus,
     /// All mailboxes live below INBOX.
     Prefixed,
+    /// Every mailbox is there, and none can be opened: Cyrus 3.6, of one that 3.10 made.
+    Unreadable,
 }
 
 /// The server; clones are the same one.
@@ -222,6 +224,10 @@ impl Connection {
     async fn mailbox(&mut self, tag: &str, verb: &str, arguments: &str, habit: Habit) -> Go {
         let name = String::from_utf8(astring(arguments.as_bytes())?.0).ok()?;
         let key = format!("{}/{name}", self.user);
+        if habit == Habit::Unreadable {
+            let why = if verb == "CREATE" { "already exists" } else { "has an invalid format" };
+            return self.say(&format!("{tag} NO Mailbox {why}")).await;
+        }
         if verb == "CREATE" {
             if habit == Habit::Prefixed && !name.starts_with("INBOX.") {
                 return self.say(&format!("{tag} NO [CANNOT] outside of the namespace")).await;

@@ -14,9 +14,10 @@ const NAME: &str = "hook";
 /// How long the end of a killed hook is waited for: it does nothing more, but what it was doing in the kernel may last.
 const REAP: Duration = Duration::from_secs(5);
 
-/// Notes that this process group runs; it takes the place of the one before, which has ended.
+/// Notes that this process group runs; it takes the place of the one before, which has ended. One that is so short that
+/// it has ended already leaves nothing behind.
 pub(super) fn write(dir: &Path, leader: Pid) -> io::Result<()> {
-    fs::write(dir.join(NAME), text(leader)?)
+    text(leader)?.map_or(Ok(()), |text| fs::write(dir.join(NAME), text))
 }
 
 /// Ends the hook that a killed process left behind, and its children. One that ended by itself may have left a service.
@@ -26,7 +27,7 @@ pub(crate) fn end_left_behind(dir: &Path) {
     let Some(leader) = leader else { return };
     // Opened before it is looked at: from here on the number is nobody else's.
     let Ok(process) = pidfd_open(leader, PidfdFlags::empty()) else { return };
-    if text(leader).ok() != Some(noted) {
+    if text(leader).ok().flatten() != Some(noted) {
         return;
     }
     tracing::warn!(
@@ -43,17 +44,17 @@ pub(crate) fn end_left_behind(dir: &Path) {
     }
 }
 
-/// What tells this process from every other one, at any time.
-fn text(leader: Pid) -> io::Result<String> {
+/// What tells this process from every other one, at any time; nothing where it has ended and was not reaped.
+fn text(leader: Pid) -> io::Result<Option<String>> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", leader.as_raw_nonzero()))?;
     // The name may hold anything; behind its last bracket stand the state, the third of all, and the start, the 22nd.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     if fields.next().is_none_or(|state| matches!(state, "Z" | "X")) {
-        return Err(io::Error::other("it has ended"));
+        return Ok(None);
     }
     let start = fields.nth(18).ok_or_else(|| io::Error::other("/proc says nothing of its start"))?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(format!("{} {start} {boot}", leader.as_raw_nonzero()))
+    Ok(Some(format!("{} {start} {boot}", leader.as_raw_nonzero())))
 }
 
 #[cfg(test)]
@@ -78,6 +79,18 @@ mod tests {
         end_left_behind(dir.path());
         assert_eq!(child.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
         end_left_behind(dir.path());
+    }
+
+    #[test]
+    fn one_that_has_ended_already_is_nothing_to_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new("true").spawn().unwrap();
+        let leader = Pid::from_child(&child);
+        let ended = pidfd_open(leader, PidfdFlags::empty()).unwrap();
+        poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+        write(dir.path(), leader).unwrap();
+        assert!(!dir.path().join(NAME).exists());
+        child.wait().unwrap();
     }
 
     #[test]

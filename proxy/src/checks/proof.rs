@@ -194,6 +194,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mailbox_that_cannot_be_opened_says_why() {
+        let answer = writable(&Fake::new(Habit::Unreadable), &account("probe2"), SOON).await;
+        let why = "SELECT bascule-probe: NO Mailbox has an invalid format; CREATE: NO Mailbox already exists";
+        assert_eq!(answer, Answer::Fail(why.into()));
+    }
+
+    #[tokio::test]
     async fn a_refusal_fails_and_the_rest_is_unknown() {
         for habit in [Habit::RefusesWrites, Habit::RefusesLogins, Habit::ReadOnly] {
             let answer = writable(&Fake::new(habit), &account("probe2"), SOON).await;

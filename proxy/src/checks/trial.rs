@@ -68,6 +68,16 @@ impl Write {
         matches!(self, Self::Refused { closed: false, .. })
     }
 
+    /// The same with what was said before it.
+    fn after(self, before: &str) -> Self {
+        let both = |said| format!("{before}; {said}");
+        match self {
+            Self::Done(_) => self,
+            Self::Refused { said, closed } => Self::Refused { said: both(said), closed },
+            Self::Unclear(why) => Self::Unclear(both(why)),
+        }
+    }
+
     /// What `failure` of the command `what` means.
     pub(super) fn failed(what: &str, failure: &Failure) -> Self {
         let said = format!("{what}: {failure}");
@@ -199,27 +209,31 @@ where
 {
     let refusal = match open_as(mailbox, name, access).await {
         Ok(selected) => return Ok((name.to_owned(), selected)),
-        Err(failure) => Write::failed("SELECT", &failure),
+        Err(refusal) => refusal,
     };
     let folder = format!("{}{name}", mailbox.prefix().await.unwrap_or_default());
     if folder == name {
         return Err(refusal);
     }
-    let selected = did("SELECT", open_as(mailbox, &folder, access).await)?;
+    let selected = open_as(mailbox, &folder, access).await?;
     Ok((folder, selected))
 }
 
-async fn open_as<S>(mailbox: &mut Mailbox<S>, folder: &str, access: Access) -> Result<Selected, Failure>
+async fn open_as<S>(mailbox: &mut Mailbox<S>, folder: &str, access: Access) -> Result<Selected, Write>
 where
     S: AsyncBufRead + AsyncWrite + Unpin,
 {
-    match (mailbox.open(folder, access).await, access) {
-        (Err(Failure::No(_)), Access::Write) => {
-            mailbox.create(folder).await?;
+    let what = format!("SELECT {folder}");
+    let opened = match mailbox.open(folder, access).await {
+        Err(Failure::No(why)) if access == Access::Write => {
+            // A server that has the mailbox and cannot open it tells the reason here and not there.
+            let created = did("CREATE", mailbox.create(folder).await);
+            created.map_err(|refusal| refusal.after(&format!("{what}: NO {why}")))?;
             mailbox.open(folder, access).await
         }
-        (opened, _) => opened,
-    }
+        opened => opened,
+    };
+    did(&what, opened)
 }
 
 /// Removes every message of the selected mailbox, which is ours alone.
