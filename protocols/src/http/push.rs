@@ -1,8 +1,8 @@
 //! JMAP's push by a stream of events (RFC 8620 §7.1, §7.3): what its client has heard of, and what it is told when its
 //! stream goes on from a server that cannot know what it has heard.
 //!
-//! Rule: what a server named on this stream is named again, and nothing else; where that is not known whole, nothing is
-//! made up.
+//! Rule: what a server named on this stream is named again, with those types that come with it; where that is not known
+//! whole, nothing is made up.
 //!
 //! A server that is asked without Last-Event-ID says nothing of what was before, and an id is a state of the server that
 //! gave it. Cyrus 3.6, asked by hand: without an id, with its newest one, and with one above all of its own, it says nothing
@@ -24,6 +24,11 @@ use memchr::memchr2;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
+
+/// Types that an account has together: mail (RFC 8621 §1.1), calendars (draft-ietf-jmap-calendars), contacts (RFC 9610 §1.3).
+/// A client that only ever heard of mails that came would otherwise not hear of a mailbox that was made in the gap.
+const TOGETHER: [&[&str]; 3] =
+    [&["Email", "Mailbox", "Thread"], &["Calendar", "CalendarEvent"], &["AddressBook", "ContactCard"]];
 
 /// So many bytes of names are remembered of one stream.
 const MOST: usize = 32 * 1024;
@@ -120,13 +125,23 @@ impl Heard {
     }
 
     fn event(&self, state: &str) -> Vec<u8> {
-        let states = |types: &BTreeSet<String>| -> BTreeMap<_, _> {
-            types.iter().map(|kind| (kind.clone(), state.to_owned())).collect()
-        };
         let changed: BTreeMap<_, _> =
-            self.accounts.iter().map(|(account, types)| (account, states(types))).collect();
+            self.accounts.iter().map(|(account, types)| (account, self.states(types, state))).collect();
         format!("event: state\ndata: {}\n\n", json!({"@type": "StateChange", "changed": changed}))
             .into_bytes()
+    }
+
+    /// Of these types, and of those that come with them as far as they are wanted.
+    fn states<'a>(&self, types: &'a BTreeSet<String>, state: &'a str) -> BTreeMap<&'a str, &'a str> {
+        let has = |family: &&&[&str]| family.iter().any(|kind| types.contains(*kind));
+        let along = TOGETHER.iter().filter(has).flat_map(|family| *family).copied();
+        let all = types.iter().map(String::as_str).chain(along.filter(|kind| self.wants(kind)));
+        all.map(|kind| (kind, state)).collect()
+    }
+
+    fn wants(&self, kind: &str) -> bool {
+        let types = self.asked.as_ref().and_then(|asked| asked.types.as_ref());
+        types.is_none_or(|types| types.contains(kind))
     }
 
     fn state(&mut self, data: &[u8]) {
@@ -144,8 +159,7 @@ impl Heard {
     }
 
     fn name(&mut self, account: &str, kind: String) {
-        let wanted = self.asked.as_ref().and_then(|asked| asked.types.as_ref());
-        if wanted.is_some_and(|types| !types.contains(&kind)) {
+        if !self.wants(&kind) {
             return;
         }
         let types = self.accounts.get(account);
@@ -212,13 +226,32 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_of_is_named_again_once_and_nothing_else_is() {
+    fn types_that_come_together_are_named_together() {
+        for (target, heard_of, told_of) in [
+            (ALL, "Thread", json!({"Email": "new", "Mailbox": "new", "Thread": "new"})),
+            (ALL, "CalendarEvent", json!({"Calendar": "new", "CalendarEvent": "new"})),
+            (ALL, "SieveScript", json!({"SieveScript": "new"})),
+            (
+                "/es?types=Email,Mailbox&closeafter=no&ping=0",
+                "Email",
+                json!({"Email": "new", "Mailbox": "new"}),
+            ),
+            ("/es?types=Email&closeafter=no&ping=0", "Email", json!({"Email": "new"})),
+        ] {
+            let mut heard = Heard::at(target);
+            heard.listen(change(&format!(r#"{{"a":{{"{heard_of}":"1"}}}}"#)).as_bytes());
+            assert_eq!(told(&heard), json!({ "a": told_of }), "{target} {heard_of}");
+        }
+    }
+
+    #[test]
+    fn what_was_heard_of_is_named_again_once() {
         let mut heard = Heard::at("/push");
-        heard.listen(change(r#"{"a":{"Email":"1","Mailbox":"7"},"é\"b":{"Email":"x"}}"#).as_bytes());
+        heard.listen(change(r#"{"a":{"Email":"1","Mailbox":"7"},"é\"b":{"SieveScript":"x"}}"#).as_bytes());
         heard.listen(change(r#"{"a":{"Email":"2","Thread":"2"},"none":{}}"#).as_bytes());
         heard.listen(b"event: ping\ndata: {\"interval\":300}\n\n: keep\n");
         let wanted = json!({
-            "a": {"Email": "new", "Mailbox": "new", "Thread": "new"}, "é\"b": {"Email": "new"}
+            "a": {"Email": "new", "Mailbox": "new", "Thread": "new"}, "é\"b": {"SieveScript": "new"}
         });
         assert_eq!(told(&heard), wanted);
     }
@@ -268,10 +301,14 @@ mod tests {
     fn types_that_were_not_asked_for_are_not_named() {
         let mut heard = Heard::at("/es?types=Email%2CThread&closeafter=no&ping=0");
         heard.listen(change(r#"{"a":{"Email":"1","Mailbox":"1"},"b":{"Mailbox":"1"}}"#).as_bytes());
-        assert_eq!(told(&heard), json!({"a": {"Email": "new"}}));
+        assert_eq!(
+            told(&heard),
+            json!({"a": {"Email": "new", "Thread": "new"}}),
+            "and not of b, nor of mailboxes"
+        );
         let mut heard = Heard::at("/es?types=%2A&closeafter=no&ping=0");
-        heard.listen(change(r#"{"b":{"Mailbox":"1"}}"#).as_bytes());
-        assert_eq!(told(&heard), json!({"b": {"Mailbox": "new"}}));
+        heard.listen(change(r#"{"b":{"Note":"1"}}"#).as_bytes());
+        assert_eq!(told(&heard), json!({"b": {"Note": "new"}}));
     }
 
     #[test]

@@ -46,8 +46,13 @@ enum From {
 
 impl Events {
     /// Opens it on a connection of HTTP/1.1.
-    pub async fn one(mut client: Client, target: &str) -> Result<Self> {
-        client.write(Client::head("GET", target, "Accept: text/event-stream\r\n", 0)).await?;
+    pub async fn one(client: Client, target: &str) -> Result<Self> {
+        Self::one_with(client, target, "Accept: text/event-stream\r\n").await
+    }
+
+    /// The same, asked for with these fields.
+    pub async fn one_with(mut client: Client, target: &str, fields: &str) -> Result<Self> {
+        client.write(Client::head("GET", target, fields, 0)).await?;
         let head = client.answer_head().await?;
         ensure!(head.status == 200 && head.field("content-type") == Some("text/event-stream"), "{head:?}");
         ensure!(head.field("transfer-encoding") == Some("chunked"), "{head:?}");

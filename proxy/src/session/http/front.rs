@@ -34,8 +34,10 @@ const ORIGINS: [&str; 7] = [
 ];
 /// How long a connection is kept (RFC 2068 §19.7.1.1).
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// The fields about one leg that need not be named in `Connection`.
-const HOPS: [HeaderName; 6] = [
+/// The fields of an answer that are about one leg, whether `Connection` names them or not. By `Alt-Svc` a server says how
+/// else it can be reached: clients would go there for as long as it says, past the gate (RFC 7838 §2.1).
+const HOPS: [HeaderName; 7] = [
+    header::ALT_SVC,
     header::CONNECTION,
     header::UPGRADE,
     KEEP_ALIVE,

@@ -45,7 +45,8 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
             Some(At::Stall(stall)) => stall.wait().await,
             _ => {}
         }
-        if head.field("accept") == Some("text/event-stream") && !matches!(fault, Some(At::NoEvents)) {
+        let asked = head.field("accept") == Some("text/event-stream") || head.target.contains("unasked");
+        if asked && !matches!(fault, Some(At::NoEvents)) {
             return streams::events(shared, io, &head, fault.as_ref()).await;
         }
         let (status, fields, said) = match &fault {

@@ -17,6 +17,11 @@ const ANSWERS: &[(&str, &str)] = &[
     ("/empty", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
     ("/chunks", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ("/switched", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nhello"),
+    ("/poll", "HTTP/1.1 200 OK\r\nAlt-Svc: h3=\":443\"\r\nContent-Length: 5\r\n\r\nhello"),
+    (
+        "/else",
+        "HTTP/1.1 200 OK\r\nAlt-Svc: h3=\"old.internal:443\"; ma=86400\r\nContent-Length: 5\r\n\r\nhello",
+    ),
     ("/short", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"),
 ];
 
@@ -70,6 +75,21 @@ async fn lengths_are_said_once_and_not_where_there_is_nothing() {
             assert_eq!((answer.status, framing), (204, (None, None)), "{target} {way}");
         }
         assert_eq!(rig.two().await.ask("GET", target, b"").await.unwrap().status, 204, "{target}");
+    }
+}
+
+/// A client would go there for as long as it is told to, past the gate (RFC 7838 §2.1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_not_told_where_else_a_server_can_be_reached() {
+    let rig = rig().await;
+    for target in ["/else", "/poll"] {
+        let mut answers = vec![rig.two().await.ask("GET", target, b"").await.unwrap()];
+        for way in WAYS {
+            answers.push(ask(&rig, target, way).await.unwrap());
+        }
+        for answer in answers {
+            assert_eq!((answer.text(), answer.field("alt-svc")), ("hello".into(), None), "{target}");
+        }
     }
 }
 

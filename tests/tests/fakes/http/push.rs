@@ -13,6 +13,9 @@ use super::{
 
 const PUSH: &str = "/jmap/eventsource/?types=*&closeafter=no&ping=30";
 
+/// Who hears of mail hears of all of these.
+const MAIL: &[&str] = &["Email", "Mailbox", "Thread"];
+
 /// A server's event.
 fn state(changed: Value) -> String {
     format!("event: state\ndata: {}", json!({"@type": "StateChange", "changed": changed}))
@@ -77,7 +80,7 @@ async fn after_each_cutover_a_client_hears_once_that_all_it_knows_of_has_changed
         cutover(&rig, to).await;
         for events in &mut clients {
             let told = changed(events.next().await.unwrap());
-            states.push(one_state(&told, &[("a", &["Email", "Mailbox"]), ("b", &["Email"])]));
+            states.push(one_state(&told, &[("a", MAIL), ("b", MAIL)]));
         }
         // The next event is the server's own.
         let own = format!("event: ping\ndata: {{\"interval\":{n}}}");
@@ -103,7 +106,7 @@ async fn what_is_told_has_no_id_and_no_pool_is_asked_with_another_ones() {
         cutover(&rig, to).await;
         let event = events.next().await.unwrap();
         assert_eq!(event.as_ref().unwrap().id, "5000");
-        one_state(&changed(event), &[("a", &["Email"])]);
+        one_state(&changed(event), &[("a", MAIL)]);
         let asked = rig.web()[at].seen().last().unwrap().head.to_ascii_lowercase();
         assert!(!asked.contains("last-event-id"), "{asked}");
         next_is(&mut events, &rig, &state(json!({"a": {"Email": to}}))).await;
@@ -117,7 +120,7 @@ async fn a_server_that_breaks_tells_after_its_own_id_what_was_missed_and_without
     next_is(&mut plain, &rig, &state(json!({"a": {"Email": "1"}}))).await;
     rig.web()[0].stop().await;
     rig.web()[0].serve();
-    one_state(&changed(plain.next().await.unwrap()), &[("a", &["Email"])]);
+    one_state(&changed(plain.next().await.unwrap()), &[("a", MAIL)]);
     assert_eq!(moved(&rig, "events_told").await, 1.0);
     // From here on the server gives ids.
     next_is(&mut plain, &rig, &format!("id: 2\n{}", state(json!({"a": {"Thread": "2"}})))).await;
@@ -128,10 +131,10 @@ async fn a_server_that_breaks_tells_after_its_own_id_what_was_missed_and_without
     assert_eq!(moved(&rig, "events_told").await, 1.0);
     // That id is the old pool's, so the new one cannot speak for itself, before or after a loss.
     cutover(&rig, "new").await;
-    one_state(&changed(plain.next().await.unwrap()), &[("a", &["Email", "Thread"])]);
+    one_state(&changed(plain.next().await.unwrap()), &[("a", MAIL)]);
     rig.web()[1].stop().await;
     rig.web()[1].serve();
-    one_state(&changed(plain.next().await.unwrap()), &[("a", &["Email", "Thread"])]);
+    one_state(&changed(plain.next().await.unwrap()), &[("a", MAIL)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,7 +145,7 @@ async fn a_client_that_wants_some_types_is_told_of_these() {
     next_is(&mut events, &rig, &state(json!({"a": {"Email": "1", "Mailbox": "1"}, "b": {"Mailbox": "1"}})))
         .await;
     cutover(&rig, "new").await;
-    one_state(&changed(events.next().await.unwrap()), &[("a", &["Email"])]);
+    one_state(&changed(events.next().await.unwrap()), &[("a", &["Email", "Thread"])]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +156,7 @@ async fn one_state_ends_a_stream_that_ends_after_one() {
     next_is(&mut heard, &rig, &state(json!({"a": {"Email": "1"}}))).await;
     let unheard = Events::one(rig.browser().await, target).await.unwrap();
     cutover(&rig, "new").await;
-    one_state(&changed(heard.next().await.unwrap()), &[("a", &["Email"])]);
+    one_state(&changed(heard.next().await.unwrap()), &[("a", MAIL)]);
     for mut events in [heard, unheard] {
         assert_eq!(events.next().await.unwrap(), None);
         let mut client = events.into_client().unwrap();

@@ -15,7 +15,7 @@ use bascule_protocols::http::{
     push::{Gap, Heard},
 };
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming};
 use pingora_error::Result;
@@ -30,12 +30,17 @@ use super::super::{
 use super::{Found, Question, find, gone, question};
 use crate::topology::Epoch;
 
-/// Whether an answer can be followed.
-pub(super) fn is_stream(answer: &Response<Incoming>) -> bool {
-    let field = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    answer.status() == 200
-        && field("content-type").is_some_and(events::is_stream)
-        && field("content-encoding").is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
+/// Whether an answer is a stream of events.
+pub(super) fn is_stream(status: StatusCode, fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    status == StatusCode::OK && kind.is_some_and(events::is_stream)
+}
+
+/// Whether it can be followed.
+pub(super) fn is_readable(answer: &Response<Incoming>) -> bool {
+    let coding = answer.headers().get(header::CONTENT_ENCODING);
+    is_stream(answer.status(), answer.headers())
+        && coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// What became of a server.
@@ -260,7 +265,7 @@ async fn seek(
     loop {
         let found = find::find(request, question).await?;
         match found.answer.status().as_u16() {
-            _ if is_stream(&found.answer) => {
+            _ if is_readable(&found.answer) => {
                 let goes_on = listener.goes_on(request);
                 let streams = &request.conn.world().metrics.http_streams;
                 streams.count(if goes_on { outcome } else { "events_ended" });

@@ -11,10 +11,10 @@ mod question;
 mod socket;
 
 use bascule_protocols::http::lane::{Asked, Lane, by_body};
-use http::{HeaderName, header};
+use http::{HeaderName, Method, header};
 use hyper::{Response, body::Incoming};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 pub(super) use self::open::{Open, Stream};
@@ -54,6 +54,26 @@ pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll
     // Boxed, so that other requests do not carry its room.
     Box::pin(serve(request, session, lane)).await?;
     Ok(true)
+}
+
+/// Whether an answer begins a stream of events that its request's head did not ask for: curl and some programs of JMAP send
+/// no Accept.
+pub(super) fn is_unannounced(request: &Request, session: &Session, answer: &ResponseHeader) -> bool {
+    let head = session.req_header();
+    events::is_stream(answer.status, &answer.headers)
+        && head.method == Method::GET
+        && head.version > http::Version::HTTP_10
+        && !request.has_body
+        && !peer::is_bound(&request.conn, head)
+}
+
+/// Such a stream is asked for again, by the lane: its client has nothing of it yet, and to ask changes nothing.
+pub(super) async fn take_unannounced(request: &mut Request, session: &mut Session) -> Result<()> {
+    request.begin_again();
+    (request.unannounced, request.moved) = (false, false);
+    Box::pin(serve(request, session, Lane::Events)).await?;
+    request.count();
+    Ok(())
 }
 
 /// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
@@ -114,7 +134,7 @@ async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Resu
     };
     request.stream_moved();
     match lane {
-        Lane::Events if events::is_stream(&found.answer) => {
+        Lane::Events if events::is_readable(&found.answer) => {
             request.place = None;
             events::serve(request, session, question, found).await
         }

@@ -18,8 +18,9 @@ use crate::{
     topology::Epoch,
 };
 
-/// Fields of one connection (RFC 9110 §7.6.1), and what hyper writes itself.
-const HOPS: [&str; 9] = [
+/// Fields of one connection (RFC 9110 §7.6.1), of which other ones there are (RFC 7838), and what hyper writes itself.
+const HOPS: [&str; 10] = [
+    "alt-svc",
     "connection",
     "keep-alive",
     "proxy-connection",
