@@ -5,9 +5,11 @@
 
 pub mod bascule;
 pub mod client;
+pub mod cyrus;
 pub mod dovecot;
 pub mod fake;
 pub mod http;
+pub mod instance;
 pub mod ledger;
 pub mod oracle;
 pub mod postfix;

@@ -71,6 +71,8 @@ pub struct Oracle {
     /// What the SELECT in progress has told so far.
     opening: Selected,
     bye: Option<String>,
+    /// QRESYNC was enabled: messages vanish by their UIDs.
+    resync: bool,
 }
 
 impl Oracle {
@@ -84,6 +86,7 @@ impl Oracle {
             selected: None,
             opening: Selected::default(),
             bye: None,
+            resync: false,
         }
     }
 
@@ -217,7 +220,11 @@ impl Oracle {
             }
             "ESEARCH" => self.solicited(word, &["SEARCH", "UID SEARCH"]),
             "LIST" | "LSUB" | "STATUS" | "NAMESPACE" | "ID" => self.solicited(word, &[word]),
-            "ENABLED" => self.solicited(word, &["ENABLE"]),
+            "ENABLED" => {
+                self.resync |= after.split(' ').any(|name| name == "QRESYNC");
+                self.solicited(word, &["ENABLE"])
+            }
+            "VANISHED" if self.resync => self.vanished(after),
             _ => wrong(format!("* {rest}")),
         }
     }
@@ -270,6 +277,36 @@ impl Oracle {
 
     /// Whether now is a moment for EXPUNGE (RFC 3501 §7.4.1, RFC 9051 §5.5).
     fn expunged(&mut self, slot: usize) -> Verdict {
+        self.may_expunge()?;
+        if let Some(view) = &mut self.selected {
+            view.uids.remove(slot - 1);
+        }
+        Ok(())
+    }
+
+    /// RFC 7162 §3.2.10: under the same rules, by UID.
+    fn vanished(&mut self, uids: &str) -> Verdict {
+        if let Some(earlier) = uids.strip_prefix("(EARLIER) ") {
+            return self.solicited(&format!("VANISHED {earlier}"), &["SELECT", "EXAMINE", "UID FETCH"]);
+        }
+        self.may_expunge()?;
+        let Some(view) = &mut self.selected else { return wrong("VANISHED without a mailbox") };
+        for part in uids.split(',') {
+            let (first, last) = part.split_once(':').unwrap_or((part, part));
+            let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) else {
+                return wrong(format!("VANISHED {uids}"));
+            };
+            for uid in first..=last {
+                // The client may not have asked for its UID yet.
+                let at = [Some(uid), None].iter().find_map(|one| view.uids.iter().position(|uid| uid == one));
+                let Some(at) = at else { return wrong(format!("VANISHED {uid}, which is not there")) };
+                view.uids.remove(at);
+            }
+        }
+        Ok(())
+    }
+
+    fn may_expunge(&self) -> Verdict {
         let Some(first) = self.outstanding.front() else {
             return wrong("EXPUNGE while no command is in progress");
         };
@@ -292,9 +329,6 @@ impl Oracle {
         }
         if let Some(later) = self.outstanding.iter().skip(1).find(|s| s.uses_numbers) {
             return wrong(format!("EXPUNGE while {} with message numbers is on its way", later.verb));
-        }
-        if let Some(view) = &mut self.selected {
-            view.uids.remove(slot - 1);
         }
         Ok(())
     }
@@ -402,6 +436,20 @@ mod tests {
 
     fn hear(oracle: &mut Oracle, lines: &[&str]) -> Result<(), Violation> {
         lines.iter().try_for_each(|line| oracle.heard(&Response::from_line(line)))
+    }
+
+    #[test]
+    fn messages_vanish_once_and_only_for_who_wants_it() {
+        let mut oracle = selected();
+        oracle.sent("b", "NOOP", true);
+        assert!(hear(&mut oracle, &["* VANISHED 1"]).is_err(), "nobody enabled it");
+        let mut oracle = selected();
+        oracle.sent("b", "ENABLE QRESYNC", true);
+        hear(&mut oracle, &["* ENABLED CONDSTORE QRESYNC", "b OK ok", "* 2 FETCH (UID 5)"]).unwrap();
+        assert!(hear(&mut oracle, &["* VANISHED 5"]).is_err(), "no command in progress");
+        oracle.sent("c", "NOOP", true);
+        hear(&mut oracle, &["* VANISHED 5,1:2"]).unwrap();
+        assert!(hear(&mut oracle, &["* VANISHED 5"]).is_err(), "nothing is left");
     }
 
     #[test]

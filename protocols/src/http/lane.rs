@@ -2,7 +2,7 @@
 //!
 //! Rule: only what changes nothing, or what its client begins anew by itself; everything else is a request like any other.
 
-use super::{events, known, method::Kind, wbxml};
+use super::{events, known, method::Kind, push, wbxml};
 
 /// What is done when such a request's server has to be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Asked<'_> {
         match () {
             () if self.method == "GET" && self.upgrade.is_some_and(is_websocket) => Some(Lane::Socket),
             () if self.upgrade.is_some() => None,
-            () if self.method == "GET" && self.accept.is_some_and(events::asked_for) => Some(Lane::Events),
+            () if self.method == "GET" && self.wants_events() => Some(Lane::Events),
             () if posts && (known::is_ping(self.target) || self.waits_for_notice()) => Some(Lane::Poll),
             () if self.poll && (reads || posts) => Some(Lane::Poll),
             () => None,
@@ -50,6 +50,11 @@ impl Asked<'_> {
     /// Whether it depends on the body: an ActiveSync Sync, which may only wait ([`by_body`]).
     pub fn may_wait(&self) -> bool {
         self.method == "POST" && known::is_sync_command(self.target)
+    }
+
+    /// By Accept, or by an address that has what one of JMAP's push has (RFC 8620 §2): programs of its send no Accept.
+    fn wants_events(&self) -> bool {
+        self.accept.is_some_and(events::asked_for) || push::is_source(self.target)
     }
 
     /// MS-OXCMAPIHTTP §2.2.4.4.
@@ -85,6 +90,8 @@ mod tests {
             (GET, None),
             (POST, None),
             (Asked { accept, ..GET }, Some(Lane::Events)),
+            (Asked { target: "/jmap/es?types=*&closeafter=no&ping=0", ..GET }, Some(Lane::Events)),
+            (Asked { target: "/jmap/es?types=*&ping=0", ..GET }, None),
             (Asked { accept, ..POST }, None),
             (Asked { accept: Some("*/*"), ..GET }, None),
             (Asked { upgrade, ..GET }, Some(Lane::Socket)),

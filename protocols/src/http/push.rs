@@ -177,6 +177,11 @@ impl Heard {
     }
 }
 
+/// Whether a target is a source of JMAP's events.
+pub fn is_source(target: &str) -> bool {
+    Asked::at(target).is_some()
+}
+
 impl Asked {
     /// What the target says; `None`: this is no source of JMAP's events, whose address has a place for each of these
     /// three (RFC 8620 §2). Their names in it are the server's; Cyrus, Stalwart and James have these.

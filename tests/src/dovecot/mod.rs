@@ -1,7 +1,6 @@
 //! Real Dovecot servers: 2.3 of this system and 2.4 in a Debian 13 folder, on one mail store.
 //!
-//! Rule: every process of a rig ends with the test, however that ends; the script `ctl` beside this file does
-//! all that is done to a server, for tests and for the hooks of a proxy alike.
+//! Rule: what is done to them is up to [`Instance`]; here stands how they are set up.
 
 mod pair;
 
@@ -11,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use tokio::process::Command;
+use anyhow::{Result, ensure};
 
 pub use self::pair::Pair;
+pub use crate::instance::Action;
 use crate::{
     client::{Client, Security},
-    process,
+    instance::{Instance, Program, system},
 };
 
 /// The user ids of all mail. Dovecot needs no account by that number.
@@ -60,8 +59,7 @@ pub enum Version {
 /// One server of a rig. Every user's password is `pass`.
 #[derive(Debug, Clone)]
 pub struct Dovecot {
-    rig: PathBuf,
-    name: &'static str,
+    instance: Instance,
     address: Ipv4Addr,
     relay: Ipv4Addr,
 }
@@ -75,23 +73,27 @@ impl Dovecot {
         [address, relay]: [Ipv4Addr; 2],
         options: &Options,
     ) -> Result<Self> {
-        let folder = rig.join(name);
-        std::fs::create_dir(&folder)?;
         let root = match version {
             Version::V23 => PathBuf::new(),
-            Version::V24 => debian_13()?,
+            Version::V24 => system("debian-13", "usr/sbin/dovecot")?,
         };
-        let instance =
-            format!("address={address} root='{}' grace={}\n", root.display(), options.grace.as_secs_f32());
-        std::fs::write(folder.join("instance"), instance)?;
-        std::fs::write(folder.join("dovecot.conf"), version.config(name, [address, relay], options.format))?;
-        std::fs::write(folder.join("refuse"), version.refuse())?;
-        Ok(Self { rig: rig.to_owned(), name, address, relay })
+        let program = Program {
+            root,
+            command: format!("dovecot -F -c /mnt/{name}/dovecot.conf"),
+            master: "run/master.pid",
+            log: "dovecot.log",
+            grace: options.grace,
+        };
+        let instance = Instance::lay(rig, name, address, &program)?;
+        let config = version.config(name, [address, relay], options.format);
+        std::fs::write(instance.path("dovecot.conf"), config)?;
+        std::fs::write(instance.path("refuse"), version.refuse())?;
+        Ok(Self { instance, address, relay })
     }
 
     /// The name in the rig: `old` or `new`.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.instance.name()
     }
 
     /// Clear text and STARTTLS; the certificate is for [`Pair::HOST`].
@@ -138,7 +140,7 @@ impl Dovecot {
 
     /// Replaces text in its configuration, which counts from its next start.
     pub fn configure(&self, text: &str, by: &str) -> Result<()> {
-        let file = self.rig.join(self.name).join("dovecot.conf");
+        let file = self.instance.path("dovecot.conf");
         let config = std::fs::read_to_string(&file)?;
         ensure!(config.contains(text), "{} does not contain {text:?}", file.display());
         Ok(std::fs::write(file, config.replace(text, by))?)
@@ -146,51 +148,17 @@ impl Dovecot {
 
     /// The command line of an action, for a hook.
     pub fn command(&self, action: Action) -> Vec<String> {
-        vec![self.rig.join("ctl").display().to_string(), action.name().to_owned(), self.name.to_owned()]
+        self.instance.command(action)
     }
 
     /// Does it and waits until it is done.
     pub async fn act(&self, action: Action) -> Result<()> {
-        let [program, arguments @ ..] = &self.command(action)[..] else { bail!("no program") };
-        let run = Command::new(program).args(arguments).output().await.context(program.clone())?;
-        if !run.status.success() {
-            let error = String::from_utf8_lossy(&run.stderr);
-            bail!("ctl {} {}: {}\n{error}", action.name(), self.name, run.status);
-        }
-        Ok(())
+        self.instance.act(action).await
     }
 
     /// The end of the server's log.
     pub fn log(&self) -> String {
-        let folder = self.rig.join(self.name);
-        process::tail(&folder.join("console.log"), 20) + &process::tail(&folder.join("dovecot.log"), 60)
-    }
-}
-
-/// What can be done to a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Until it greets: a promotion, and the release of every kind of fence.
-    Start,
-    /// Until no process is left: a fence that holds.
-    Stop,
-    /// `doveadm stop`: a fence that does not hold yet when it returns.
-    StopEarly,
-    /// New logins are refused and old sessions go on writing: a fence that never holds.
-    Refuse,
-    /// As if the machine had died.
-    Kill,
-}
-
-impl Action {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::StopEarly => "stop-early",
-            Self::Refuse => "refuse",
-            Self::Kill => "kill",
-        }
+        self.instance.log()
     }
 }
 
@@ -221,17 +189,4 @@ impl Version {
             }
         }
     }
-}
-
-/// The folder with Debian 13, which only `tests/run` makes.
-fn debian_13() -> Result<PathBuf> {
-    let Some(folder) = std::env::var_os("BASCULE_REAL").map(PathBuf::from) else {
-        bail!(
-            "needs real servers: run it by `tests/run real`, which sets BASCULE_REAL to a folder with Dovecot 2.4"
-        );
-    };
-    if !folder.join("usr/sbin/dovecot").exists() {
-        bail!("needs real servers: no Dovecot 2.4 in {}; `tests/run real` puts it there", folder.display());
-    }
-    Ok(folder)
 }

@@ -3,13 +3,8 @@
 //! Rule: both see the store at the same path and with the same owner, and only one of them runs.
 
 use std::{
-    io,
-    os::unix::{
-        fs::{PermissionsExt, chown},
-        process::CommandExt,
-    },
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    os::unix::fs::{PermissionsExt, chown},
+    path::PathBuf,
 };
 
 use anyhow::Result;
@@ -19,6 +14,7 @@ use tempfile::TempDir;
 use super::{Action, Dovecot, Options, VMAIL, Version};
 use crate::{
     bascule::{Fence, Pool, Setup},
+    instance::Guard,
     process,
 };
 
@@ -57,7 +53,6 @@ impl Pair {
         let folder = tempfile::Builder::new().prefix("bascule-rig-").tempdir()?;
         let rig = folder.path();
         std::fs::set_permissions(rig, PermissionsExt::from_mode(0o755))?;
-        script(&rig.join("ctl"))?;
         let mail = rig.join("mail");
         std::fs::create_dir(&mail)?;
         chown(&mail, Some(VMAIL), Some(VMAIL))?;
@@ -128,29 +123,5 @@ impl Drop for Pair {
         if std::thread::panicking() {
             eprintln!("--- Dovecot 2.3\n{}--- Dovecot 2.4\n{}", self.old.log(), self.new.log());
         }
-    }
-}
-
-fn script(path: &Path) -> io::Result<()> {
-    std::fs::write(path, include_str!("ctl"))?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))
-}
-
-/// Ends the rig when its input ends: when it is dropped, and also when the test is killed.
-#[derive(Debug)]
-struct Guard(Child);
-
-impl Guard {
-    fn start(rig: &Path) -> io::Result<Self> {
-        let mut command = Command::new(rig.join("ctl"));
-        // A group of its own, so that Ctrl-C does not reach it before its work.
-        command.arg("guard").process_group(0).stdin(Stdio::piped()).spawn().map(Self)
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait(); // nothing can be done about a failure here
     }
 }

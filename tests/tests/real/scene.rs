@@ -18,7 +18,7 @@ use tokio::{
 pub(super) const MESSAGE: &[u8] = b"Subject: bascule\r\n\r\nbody\r\n";
 
 /// Shares of `max_hold` that suffice on a machine that does ten other things.
-const PATIENT: &str = "max_hold = \"42s\"\ndrain = \"5s\"\nfence = \"10s\"\nbarrier = \"15s\"\ndecide = \"4s\"\n\
+pub(super) const PATIENT: &str = "max_hold = \"42s\"\ndrain = \"5s\"\nfence = \"10s\"\nbarrier = \"15s\"\ndecide = \"4s\"\n\
                        abort_reserve = \"8s\"\nguard_interval = \"50ms\"\nsoak = \"100ms\"";
 
 /// Dovecot 2.3, Dovecot 2.4, and a proxy that serves from 2.3.

@@ -167,12 +167,31 @@ impl Put {
 const OF_A_FENCE: [u16; 5] = [401, 403, 405, 423, 503];
 
 fn refused(what: &str, said: &Said) -> Write {
-    let text = format!("{what}: {}", said.status);
+    let mut text = format!("{what}: {} {}", said.status, words(&said.body));
+    text.truncate(text.trim_end().len());
     if OF_A_FENCE.contains(&said.status) {
         Write::Refused { said: text, closed: false }
     } else {
         Write::Unclear(text)
     }
+}
+
+/// What a body says to people: a server may refuse with 403 what it does not like about a resource.
+fn words(body: &[u8]) -> String {
+    let (mut text, mut tag) = (String::new(), false);
+    for c in String::from_utf8_lossy(&body[..body.len().min(4096)]).chars() {
+        match c {
+            '<' => tag = true,
+            '>' => {
+                tag = false;
+                text.push(' ');
+            }
+            c if !tag => text.push(c),
+            _ => {}
+        }
+    }
+    let text = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    text.collect::<Vec<_>>().join(" ").chars().take(160).collect()
 }
 
 fn basic(account: &Account) -> Zeroizing<String> {
@@ -188,12 +207,13 @@ fn kind(path: &str) -> &'static str {
     }
 }
 
-/// Something that servers for this kind of resource take.
+/// Something that servers for this kind of resource take. Cyrus 3.6 takes no event without an end after its start.
 fn body(path: &str, nonce: &str) -> String {
     match path.rsplit_once('.').map(|(_, kind)| kind) {
         Some("ics") => format!(
             "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//bascule//probe//EN\r\nBEGIN:VEVENT\r\nUID:bascule-probe\r\n\
-             DTSTAMP:20000101T000000Z\r\nDTSTART:20000101T000000Z\r\nSUMMARY:{nonce}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+             DTSTAMP:20000101T000000Z\r\nDTSTART:20000101T000000Z\r\nDTEND:20000101T010000Z\r\n\
+             SUMMARY:{nonce}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
         ),
         Some("vcf") => format!(
             "BEGIN:VCARD\r\nVERSION:3.0\r\nUID:bascule-probe\r\nFN:bascule probe\r\nN:probe;bascule;;;\r\nNOTE:{nonce}\r\n\
@@ -299,6 +319,15 @@ mod tests {
             assert_eq!(answer.passed(), refuses, "{status}: {answer}");
             assert!(!matches!(answer, Answer::Fail(_)), "{status}: {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_servers_words() {
+        let xml = "<?xml version=\"1.0\"?>\n<D:error><C:valid-calendar-data/><D:text>DTEND must\r\noccur</D:text></D:error>";
+        let (http, server) = (Shared::default(), server(move |_, _| Some(said(403, xml))).await);
+        let answer = way(&http, &server, Some("/x")).takes().await;
+        assert_eq!(answer, Answer::Fail("PUT /x: 403 DTEND must occur".into()));
+        assert_eq!(words("é".repeat(3000).as_bytes()).chars().count(), 160);
     }
 
     #[tokio::test]

@@ -109,6 +109,13 @@ impl Flight {
         }
     }
 
+    /// It leaves its pool by itself when it is to: nothing is cut for that.
+    pub(super) fn by_itself(&self) {
+        if let Some(one) = self.conn.state().flight(self.id) {
+            one.wire = None;
+        }
+    }
+
     /// Whose request it is, among all of the process.
     pub(super) fn number(&self) -> (u64, u64) {
         (self.conn.entry.handle.id.0, self.id)

@@ -211,8 +211,10 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, _session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        if let (Some(request), None) = (&ctx.request, error) {
-            request.count();
+        if let (Some(request), None) = (ctx.request.as_ref().filter(|request| !request.busy), error) {
+            let world = request.conn.world();
+            world.metrics.http_requests.count("answered");
+            world.metrics.commands.inc();
         }
         ctx.request = None;
     }
@@ -296,10 +298,6 @@ pub(super) async fn heard(request: &mut Request, session: &Session, head: &mut R
     if head.status == 101 {
         // What follows would be out of reach of the gate. WebSockets have a lane.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "nobody asked for it").into_up());
-    }
-    if lane::is_unannounced(request, session, head) {
-        request.unannounced = true;
-        return Err(give_up(request, None, "a stream of events that its head did not ask for"));
     }
     let kept = !session.as_ref().retry_buffer_truncated();
     request.open_ended = !is_framed(head);

@@ -3,7 +3,7 @@
 //!
 //! Rule: who lets go of it ends it, whatever it carries.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -25,6 +25,12 @@ use crate::{
 
 /// A server that is silent for so long is asked by the kernel whether it is there: nobody else would ask.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Has the kernel ask whether its server is there.
+pub(super) fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
+    let often = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    SockRef::from(socket).set_tcp_keepalive(&often)
+}
 
 /// A connection that speaks HTTP.
 #[derive(Debug)]
@@ -62,8 +68,7 @@ impl Line {
     /// Connects.
     pub(super) async fn open(to: To<'_>, authorities: &Authorities) -> io::Result<Self> {
         let tcp = dial::connect(to.server, to.from).await?;
-        SockRef::from(&tcp)
-            .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+        keep_alive(&tcp)?;
         let leg = match (&to.service.tls, authorities.config(&to.service.tls, to.version)) {
             (ServiceTls::Starttls(verify) | ServiceTls::Implicit(verify), Some(config)) => {
                 let name = ServerName::try_from(verify.name.clone()).map_err(io::Error::other)?;

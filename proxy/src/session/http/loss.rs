@@ -16,7 +16,6 @@ use pingora_proxy::{FailToProxy, Session};
 use super::{
     answer,
     edge::Edge,
-    lane,
     request::{Ctx, Request, received},
 };
 use crate::config::Protocol;
@@ -85,11 +84,6 @@ pub(super) fn lost(ctx: &mut Ctx, session: &Session, mut error: Box<Error>) -> B
         error.set_retry(false);
         return error;
     }
-    if request.unannounced {
-        // Nothing is lost.
-        error.set_retry(false);
-        return error;
-    }
     let wire = request.wire.clone();
     let cut = wire.is_some_and(|wire| wire.is_cut());
     if never_looked_at(&error) {
@@ -114,20 +108,8 @@ pub(super) fn lost(ctx: &mut Ctx, session: &Session, mut error: Box<Error>) -> B
     error
 }
 
-/// What pingora asks for when its way with a request has ended.
-pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> FailToProxy {
-    let Some(request) = ctx.request.as_mut().filter(|request| request.unannounced) else {
-        return fail(ctx, session, error).await;
-    };
-    session.as_mut().set_keepalive(None);
-    match lane::take_unannounced(request, session).await {
-        Ok(()) => FailToProxy { error_code: 0, can_reuse_downstream: false },
-        Err(error) => fail(ctx, session, &error).await,
-    }
-}
-
 /// The request's end without an answer of a server.
-async fn fail(ctx: &mut Ctx, session: &mut Session, error: &Error) -> FailToProxy {
+pub(super) async fn end(ctx: &mut Ctx, session: &mut Session, error: &Error) -> FailToProxy {
     let begun = received(session) == Received::Begun;
     let downstream = error.esource() == &ErrorSource::Downstream;
     let next = ctx.request.as_mut().map(|request| verdict(request, downstream, begun));

@@ -76,8 +76,6 @@ pub(super) struct Request {
     pub(super) open_ended: bool,
     /// Its answer is replaced: the body of the server's is not passed on.
     pub(super) replaced: bool,
-    /// Its answer is a stream of events, and nobody knew that it would be.
-    pub(super) unannounced: bool,
     /// It had a server before.
     pub(super) moved: bool,
     /// Its place among the streams, if it is one.
@@ -135,7 +133,6 @@ impl Request {
             busy: false,
             open_ended: false,
             replaced: false,
-            unannounced: false,
             moved: false,
             stream: None,
         }
@@ -209,16 +206,6 @@ impl Request {
             }
         }
         next
-    }
-
-    /// It was answered.
-    pub(super) fn count(&self) {
-        // Who was told to come back is counted already.
-        if !self.busy {
-            let metrics = &self.conn.world().metrics;
-            metrics.http_requests.count("answered");
-            metrics.commands.inc();
-        }
     }
 
     /// What it waited for before it was served for a while is over. `gate`: it was to leave the pool.

@@ -19,7 +19,7 @@ use pingora_proxy::Session;
 pub(super) use self::kept::Kept;
 use self::server::Server;
 use super::{
-    front, gateway, hold, loss, peer,
+    front, gateway, hold, lane, loss, peer,
     request::{Ctx, Request},
 };
 use crate::config::HttpVersion;
@@ -33,8 +33,8 @@ enum Failed {
     Dial(Box<Error>),
     /// Anything after that.
     Lost(Box<Error>),
-    /// There is nowhere to go.
-    Nowhere(Box<Error>),
+    /// There is nowhere to go, or the stream that came has ended.
+    Over(Box<Error>),
 }
 
 /// What a try came to.
@@ -62,7 +62,7 @@ pub(super) async fn take(ctx: &mut Ctx, session: &mut Session) -> Result<bool> {
             Ok(came) => return Ok(came == Came::Answered),
             Err(Failed::Dial(error)) => loss::no_connection(ctx, error),
             Err(Failed::Lost(error)) => loss::lost(ctx, session, error),
-            Err(Failed::Nowhere(error)) => error,
+            Err(Failed::Over(error)) => error,
         };
         if !error.retry() {
             return Err(error);
@@ -96,7 +96,12 @@ async fn one(request: &mut Request, session: &mut Session) -> Result<Came, Faile
     others_first().await;
     let Some((key, mut line)) = reach(request, session).await? else { return Ok(Came::Elsewhere) };
     ask(request, session, &mut line).await.map_err(Failed::Lost)?;
-    answer(request, session, &mut line).await.map_err(Failed::Lost)?;
+    let head = begun(request, session, &mut line).await.map_err(Failed::Lost)?;
+    if lane::is_unannounced(session, &head) {
+        lane::adopt(request, session, head, line).await.map_err(Failed::Over)?;
+        return Ok(Came::Answered);
+    }
+    answer(request, session, &mut line, head).await.map_err(Failed::Lost)?;
     line.respect_keepalive();
     let time = line.resp_header().map_or(Duration::ZERO, kept::time);
     if let Some(Ok(server)) = line.reuse().await.map(|stream| stream.into_any().downcast()) {
@@ -110,7 +115,7 @@ async fn reach(request: &mut Request, session: &Session) -> Result<Option<(u64, 
     let conn = request.conn.clone();
     let topology = conn.world().topology.load();
     let Some(way) = peer::way(request, &topology, session.req_header()) else {
-        return Err(Failed::Nowhere(gateway::nowhere(request)));
+        return Err(Failed::Over(gateway::nowhere(request)));
     };
     if way.service.version == HttpVersion::Two {
         return Ok(None);
@@ -146,14 +151,28 @@ async fn ask(request: &mut Request, session: &Session, line: &mut HttpSession) -
     Ok(())
 }
 
-/// Passes the answer on to its end.
-async fn answer(request: &mut Request, session: &mut Session, line: &mut HttpSession) -> Result<()> {
+/// The head of the final answer; others are passed on.
+async fn begun(
+    request: &Request,
+    session: &mut Session,
+    line: &mut HttpSession,
+) -> Result<Box<ResponseHeader>> {
     let mut head = heard(session, line).await?;
     while head.status.is_informational() && head.status != 101 {
         gateway::dress(request, session, &mut head)?;
         session.write_response_header(head, false).await.map_err(Error::into_down)?;
         head = heard(session, line).await?;
     }
+    Ok(head)
+}
+
+/// Passes the answer on to its end.
+async fn answer(
+    request: &mut Request,
+    session: &mut Session,
+    line: &mut HttpSession,
+    mut head: Box<ResponseHeader>,
+) -> Result<()> {
     gateway::heard(request, session, &mut head).await?;
     // RFC 9112 §2.6: the version is that of whoever speaks.
     head.set_version(Version::HTTP_11);

@@ -15,10 +15,9 @@ use bascule_protocols::http::{
     push::{Gap, Heard},
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::{Response, body::Incoming};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use pingora_error::Result;
+use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::time::interval_at;
 
@@ -27,20 +26,15 @@ use super::super::{
     hold::{self, Stop},
     request::{Request, target},
 };
-use super::{Found, Question, find, gone, question};
+use super::{Found, Question, Source, find, gone};
 use crate::topology::Epoch;
 
-/// Whether an answer is a stream of events.
-pub(super) fn is_stream(status: StatusCode, fields: &HeaderMap) -> bool {
-    let kind = fields.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    status == StatusCode::OK && kind.is_some_and(events::is_stream)
-}
-
-/// Whether it can be followed.
-pub(super) fn is_readable(answer: &Response<Incoming>) -> bool {
-    let coding = answer.headers().get(header::CONTENT_ENCODING);
-    is_stream(answer.status(), answer.headers())
-        && coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+/// Whether an answer is a stream that can be followed.
+pub(super) fn is_readable(status: StatusCode, fields: &HeaderMap) -> bool {
+    let field = |name: HeaderName| fields.get(name).and_then(|value| value.to_str().ok());
+    status == StatusCode::OK
+        && field(header::CONTENT_TYPE).is_some_and(events::is_stream)
+        && field(header::CONTENT_ENCODING).is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
 /// What became of a server.
@@ -68,14 +62,15 @@ pub(super) async fn serve(
     request: &mut Request,
     session: &mut Session,
     mut question: Question,
-    mut found: Found,
+    head: ResponseHeader,
+    mut source: Source,
 ) -> Result<()> {
-    begin(request, session, &found.answer).await?;
+    begin(request, session, head).await?;
     let mut listener = Listener::new(session, &question);
     let conn = request.conn.clone();
     let streams = &conn.world().metrics.http_streams;
     loop {
-        let lost = flow(request, session, &mut listener, found).await?;
+        let lost = flow(request, session, &mut listener, source).await?;
         let outcome = match lost {
             Lost::Ended => break,
             Lost::Left => "events_moved",
@@ -90,7 +85,7 @@ pub(super) async fn serve(
         }
         listener.ask(&mut question);
         match reopen(request, session, &question, &mut listener, outcome).await {
-            Ok(Some(again)) => found = again,
+            Ok(Some(again)) => source = again.into(),
             Ok(None) => {
                 request.over();
                 if !listener.first.is_empty() {
@@ -165,9 +160,10 @@ impl Listener {
 }
 
 /// Sends the head.
-async fn begin(request: &Request, session: &mut Session, answer: &Response<Incoming>) -> Result<()> {
-    let mut head = question::head(answer)?;
+async fn begin(request: &Request, session: &mut Session, mut head: ResponseHeader) -> Result<()> {
+    front::undress(&mut head)?;
     head.remove_header(&header::CONTENT_LENGTH);
+    head.remove_header(&header::TRANSFER_ENCODING);
     if !request.conn.two {
         head.insert_header("Transfer-Encoding", "chunked")?;
     }
@@ -180,28 +176,27 @@ async fn flow(
     request: &mut Request,
     session: &mut Session,
     listener: &mut Listener,
-    found: Found,
+    source: Source,
 ) -> Result<Lost> {
     let conn = request.conn.clone();
     let Some(epoch) = request.epoch() else { return Ok(Lost::Broken) };
-    let Found { line, answer } = found;
-    let mut backend = Some((line, answer.into_body()));
+    let mut backend = Some(source);
     let left = || if conn.is_closing() { Lost::Ended } else { Lost::Left };
     let mut whole = std::mem::take(&mut listener.first);
-    while let Some((_, body)) = &mut backend {
+    while let Some(source) = &mut backend {
         if whole.is_empty() {
             let piece = tokio::select! {
                 biased;
                 () = conn.leaves(epoch) => return Ok(left()),
                 () = hold::gone(session) => return Err(gone()),
-                piece = body.frame() => piece,
+                piece = source.piece() => piece,
             };
             let data = match piece {
                 // A server whose pool is being left ends what it carries.
                 None if !conn.world().gate.admits(epoch) => return Ok(left()),
                 None => return Ok(Lost::Ended),
                 Some(Err(_)) => return Ok(Lost::Broken),
-                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Ok(data)) => data,
             };
             whole = listener.take(&data, epoch);
             continue;
@@ -265,7 +260,7 @@ async fn seek(
     loop {
         let found = find::find(request, question).await?;
         match found.answer.status().as_u16() {
-            _ if is_readable(&found.answer) => {
+            _ if is_readable(found.answer.status(), found.answer.headers()) => {
                 let goes_on = listener.goes_on(request);
                 let streams = &request.conn.world().metrics.http_streams;
                 streams.count(if goes_on { outcome } else { "events_ended" });

@@ -9,20 +9,22 @@ mod open;
 mod pass;
 mod question;
 mod socket;
+mod source;
 
 use bascule_protocols::http::lane::{Asked, Lane, by_body};
 use http::{HeaderName, Method, header};
 use hyper::{Response, body::Incoming};
-use pingora_error::{Error, ErrorType, Result};
+use pingora_core::protocols::http::v1::client::HttpSession;
+use pingora_error::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 pub(super) use self::open::{Open, Stream};
-use self::question::Question;
+use self::{question::Question, source::Source};
 use super::{
-    answer, front,
+    answer, front, gateway,
     hold::{self, Stop},
-    line::Line,
+    line::{Line, keep_alive},
     peer,
     request::{KEPT, Request, target},
 };
@@ -56,24 +58,27 @@ pub(super) async fn take(request: &mut Request, session: &mut Session, long_poll
     Ok(true)
 }
 
-/// Whether an answer begins a stream of events that its request's head did not ask for: curl and some programs of JMAP send
-/// no Accept.
-pub(super) fn is_unannounced(request: &Request, session: &Session, answer: &ResponseHeader) -> bool {
-    let head = session.req_header();
-    events::is_stream(answer.status, &answer.headers)
-        && head.method == Method::GET
-        && head.version > http::Version::HTTP_10
-        && !request.has_body
-        && !peer::is_bound(&request.conn, head)
+/// Whether an answer of the direct way begins a stream of events, which its head did not ask for: curl sends no Accept.
+pub(super) fn is_unannounced(session: &Session, answer: &ResponseHeader) -> bool {
+    session.req_header().method == Method::GET && events::is_readable(answer.status, &answer.headers)
 }
 
-/// Such a stream is asked for again, by the lane: its client has nothing of it yet, and to ask changes nothing.
-pub(super) async fn take_unannounced(request: &mut Request, session: &mut Session) -> Result<()> {
-    request.begin_again();
-    (request.unannounced, request.moved) = (false, false);
-    Box::pin(serve(request, session, Lane::Events)).await?;
-    request.count();
-    Ok(())
+/// Goes on with such a stream as if it had been asked for.
+pub(super) async fn adopt(
+    request: &mut Request,
+    session: &mut Session,
+    head: Box<ResponseHeader>,
+    line: HttpSession,
+) -> Result<()> {
+    gateway::answered(request, session.req_header(), true, &head)?;
+    if let (Some(flight), Some(wire)) = (&request.flight, request.wire.take()) {
+        flight.by_itself();
+        keep_alive(&*wire).or_err(ErrorType::SocketError, "keepalive")?;
+    }
+    request.stream = Some(Stream::open(request, Lane::Events));
+    request.place = None;
+    let question = Question::new(session.req_header(), bytes::Bytes::new(), Lane::Events);
+    Box::pin(events::serve(request, session, question, *head, Source::adopted(line))).await
 }
 
 /// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
@@ -134,9 +139,10 @@ async fn serve(request: &mut Request, session: &mut Session, lane: Lane) -> Resu
     };
     request.stream_moved();
     match lane {
-        Lane::Events if events::is_readable(&found.answer) => {
+        Lane::Events if events::is_readable(found.answer.status(), found.answer.headers()) => {
             request.place = None;
-            events::serve(request, session, question, found).await
+            let head = question::head(&found.answer)?;
+            events::serve(request, session, question, head, found.into()).await
         }
         Lane::Socket if found.answer.status() == 101 => {
             request.place = None;
