@@ -181,7 +181,7 @@ async fn scenario_30_a_promoted_pool_that_refuses_writes_aborts() {
         plan,
         |rig| rig.hooks.pretend(PROMOTE),
         |rig| rig.hooks.mend(PROMOTE),
-        "pool new: SELECT: NO [UNAVAILABLE]",
+        "CREATE: NO [UNAVAILABLE]",
     )
     .await;
 }

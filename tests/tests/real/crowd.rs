@@ -52,7 +52,11 @@ async fn scenario_37_two_hundred_sessions() {
 }
 
 /// Issues one command after the other until it is told to stop. How many messages it appended.
-async fn work(mut client: Client, n: usize, stopped: watch::Receiver<bool>) -> Result<(Client, u32)> {
+pub(super) async fn work(
+    mut client: Client,
+    n: usize,
+    stopped: watch::Receiver<bool>,
+) -> Result<(Client, u32)> {
     let mut appended = 0;
     for turn in n.. {
         match turn % 4 {

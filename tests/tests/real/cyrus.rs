@@ -19,9 +19,15 @@ use bascule_tests::{
     smtp::{self, Dialect},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use super::scene::{MESSAGE, PATIENT, Question, all_moved, barrier, cutover_while};
+use super::{
+    crowd,
+    scene::{MESSAGE, PATIENT, Question, all_moved, barrier, cutover_while},
+};
+
+/// In IDLE, and as many that work.
+const SESSIONS: usize = 30;
 
 /// 3.6 cannot open a mailbox that 3.10 made, and to run it on them for a moment broke calendars for 3.10 as well.
 const NO_WAY_BACK: &str = "[cutover.check.no-way-back]\nkind = \"exec\"\nexec = [\"/bin/false\"]\n\
@@ -107,6 +113,41 @@ async fn sessions_move_from_3_6_to_3_10_and_hear_nothing_and_not_back() {
     assert_eq!(proxy.status().await.unwrap()["active"], "new");
     assert_eq!(messages(&mut resync).await.len(), 2);
     idle.done().await.unwrap().ok().unwrap();
+}
+
+#[tokio::test]
+async fn a_crowd_moves_to_the_other_site_and_back() {
+    let pair = Pair::sites().await.unwrap();
+    let proxy = Bascule::start(&setup(&pair), "old").await.unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for n in 0..SESSIONS {
+        let mut client = selected(&proxy, &format!("idle{n}"), "").await;
+        assert!(client.idle().await.unwrap().is_none());
+        idle.push(client);
+        let client = selected(&proxy, &format!("busy{n}"), "CONDSTORE").await;
+        busy.push(tokio::spawn(crowd::work(client, n, stopped.clone())));
+    }
+    let heard: Vec<_> = idle.iter().map(Client::received).collect();
+    for to in ["new", "old"] {
+        let ran = proxy.cutover(to).await.unwrap();
+        all_moved(&ran);
+        crowd::print("Cyrus", &ran.json);
+    }
+    stop.send_replace(true);
+    assert_eq!(idle.iter().map(Client::received).collect::<Vec<_>>(), heard);
+    for (n, busy) in busy.into_iter().enumerate() {
+        let (mut client, appended) = busy.await.unwrap().unwrap();
+        let uids: Vec<u32> = (1..=3 + appended).collect();
+        assert_eq!(client.uids().await.unwrap(), uids, "session {n}: nothing lost, nothing doubled");
+        let mut direct = pair.old.session(&format!("busy{n}")).await.unwrap();
+        direct.select("INBOX").await.unwrap().ok().unwrap();
+        assert_eq!(direct.uids().await.unwrap(), uids, "session {n}");
+    }
+    for client in &mut idle {
+        client.done().await.unwrap().ok().unwrap();
+        assert_eq!(client.uids().await.unwrap(), [1, 2, 3]);
+    }
 }
 
 /// Asks a JMAP server for what a method comes to.
