@@ -126,13 +126,15 @@ impl<S: Tried> Canary<S> {
         let (write, session) = session.attempt().await;
         let answer = match &write {
             Write::Done(_) => write.clone().unwanted(),
-            Write::Refused { said, closed: false } => {
+            Write::Refused { said, closed: false, .. } => {
                 Answer::Unknown(format!("the service is not stopped, it answers {said}"))
             }
-            Write::Refused { said: why, closed: true } | Write::Unclear(why) => Answer::Unknown(why.clone()),
+            Write::Refused { said: why, closed: true, .. } | Write::Unclear(why) => {
+                Answer::Unknown(why.clone())
+            }
         };
         self.0 = match (write, session) {
-            (Write::Refused { said: why, closed: true } | Write::Unclear(why), _) => Session::Lost(why),
+            (Write::Refused { said: why, closed: true, .. } | Write::Unclear(why), _) => Session::Lost(why),
             (_, Some(session)) => Session::Open(session),
             (_, None) => Session::Lost("it is over".to_owned()),
         };

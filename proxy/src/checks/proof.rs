@@ -31,7 +31,8 @@ const FOLDER: &str = "bascule-probe";
 
 /// Whether APPEND, STORE and EXPUNGE succeed on a fresh login, and every other protocol takes what it is for. All are
 /// asked at once. What is unclear is asked again until `within` has passed, since a server that was just started needs a
-/// moment; a refusal is an answer at once, whatever the others say.
+/// moment, and so is what such a server says by SMTP and HTTP (4yz, 503); any other refusal is an answer at once, whatever
+/// the others say.
 pub async fn writes(world: &World, pool: PoolId, within: Duration, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
     // The last account: the first one may still have a canary on the other pool.

@@ -110,7 +110,7 @@ impl Entrance for ByHttp<'_> {
         let answer = match self.connect().await {
             Ok(put) => match put.attempt().await.0 {
                 // Somebody accepts connections and says nothing: that is no refusal.
-                Write::Refused { said, closed: true } => Answer::Unknown(said),
+                Write::Refused { said, closed: true, .. } => Answer::Unknown(said),
                 write @ (Write::Done(_) | Write::Refused { .. } | Write::Unclear(_)) => write.unwanted(),
             },
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -131,7 +131,11 @@ impl Tried for Put {
         let write = match self.path.clone() {
             Some(path) => self.put(&path, &nonce()).await,
             // It can do no harm; whether it still stands is all that there is to know.
-            None => Write::Refused { said: "it stores nothing by itself".to_owned(), closed: false },
+            None => Write::Refused {
+                said: "it stores nothing by itself".to_owned(),
+                closed: false,
+                for_now: false,
+            },
         };
         if let (Write::Done(_), Some(path)) = (&write, self.path.clone()) {
             // What a fence let through is taken away, if that is let through as well.
@@ -147,7 +151,9 @@ impl Put {
         match self.say("PUT", path, body(path, nonce).as_bytes()).await {
             Ok(said) if said.status / 100 == 2 => Write::Done("PUT"),
             Ok(said) => refused(&format!("PUT {path}"), &said),
-            Err(Lost::Unsent) => Write::Refused { said: Lost::Unsent.to_string(), closed: true },
+            Err(Lost::Unsent) => {
+                Write::Refused { said: Lost::Unsent.to_string(), closed: true, for_now: false }
+            }
             Err(lost @ (Lost::Unanswered(_) | Lost::Nonsense(_))) => {
                 Write::Unclear(format!("PUT {path}: {lost}"))
             }
@@ -170,7 +176,8 @@ fn refused(what: &str, said: &Said) -> Write {
     let mut text = format!("{what}: {} {}", said.status, words(&said.body));
     text.truncate(text.trim_end().len());
     if OF_A_FENCE.contains(&said.status) {
-        Write::Refused { said: text, closed: false }
+        // RFC 9110 §15.6.4; what stands before a web server says so while that starts.
+        Write::Refused { said: text, closed: false, for_now: said.status == 503 }
     } else {
         Write::Unclear(text)
     }
@@ -319,6 +326,13 @@ mod tests {
             assert_eq!(answer.passed(), refuses, "{status}: {answer}");
             assert!(!matches!(answer, Answer::Fail(_)), "{status}: {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_says_that_it_will_pass_may_just_have_begun() {
+        let (http, server) = (Shared::default(), writes(503).await);
+        let answer = way(&http, &server, Some("/x")).takes().await;
+        assert_eq!(answer, Answer::Unknown("PUT /x: 503".into()));
     }
 
     #[tokio::test]
