@@ -98,7 +98,8 @@ async fn one(request: &mut Request, session: &mut Session) -> Result<Came, Faile
     ask(request, session, &mut line).await.map_err(Failed::Lost)?;
     let head = begun(request, session, &mut line).await.map_err(Failed::Lost)?;
     if lane::is_unannounced(session, &head) {
-        lane::adopt(request, session, head, line).await.map_err(Failed::Over)?;
+        // Boxed, so that other requests do not carry its room.
+        Box::pin(lane::adopt(request, session, head, line)).await.map_err(Failed::Over)?;
         return Ok(Came::Answered);
     }
     answer(request, session, &mut line, head).await.map_err(Failed::Lost)?;

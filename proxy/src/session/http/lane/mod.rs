@@ -78,7 +78,7 @@ pub(super) async fn adopt(
     request.stream = Some(Stream::open(request, Lane::Events));
     request.place = None;
     let question = Question::new(session.req_header(), bytes::Bytes::new(), Lane::Events);
-    Box::pin(events::serve(request, session, question, *head, Source::adopted(line))).await
+    events::serve(request, session, question, *head, Source::adopted(line)).await
 }
 
 /// What is known of a head; `None`: its body cannot be kept, or it is HTTP/1.0, which has no end of a stream.
