@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-/// Types that an account has together: mail (RFC 8621 §1.1), calendars (draft-ietf-jmap-calendars), contacts (RFC 9610 §1.3).
+/// Types that an account has together: mail (RFC 8621 §2-4), calendars (draft-ietf-jmap-calendars), contacts (RFC 9610).
 /// A client that only ever heard of mails that came would otherwise not hear of a mailbox that was made in the gap.
 const TOGETHER: [&[&str]; 3] =
     [&["Email", "Mailbox", "Thread"], &["Calendar", "CalendarEvent"], &["AddressBook", "ContactCard"]];

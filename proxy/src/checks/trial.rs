@@ -31,9 +31,6 @@ pub(super) enum Write {
         said: String,
         /// Whether it ended the connection with that.
         closed: bool,
-        /// What a server says, too, that has just begun: where a write must succeed it is tried again. Not so IMAP's
-        /// UNAVAILABLE: that is what pools say that were not promoted, and everybody waits.
-        for_now: bool,
     },
     /// It may have taken effect or not.
     Unclear(String),
@@ -44,8 +41,7 @@ impl Write {
     pub(super) fn wanted(self) -> Answer {
         match self {
             Self::Done(_) => Answer::Pass,
-            Self::Refused { said, for_now: false, .. } => Answer::Fail(said),
-            Self::Refused { said: why, .. } => Answer::Unknown(why),
+            Self::Refused { said, .. } => Answer::Fail(said),
             Self::Unclear(why) => Answer::Unknown(why),
         }
     }
@@ -77,7 +73,7 @@ impl Write {
         let both = |said| format!("{before}; {said}");
         match self {
             Self::Done(_) => self,
-            Self::Refused { said, closed, for_now } => Self::Refused { said: both(said), closed, for_now },
+            Self::Refused { said, closed } => Self::Refused { said: both(said), closed },
             Self::Unclear(why) => Self::Unclear(both(why)),
         }
     }
@@ -89,8 +85,8 @@ impl Write {
             Failure::No(text) | Failure::Bad(text) if NOT_A_FENCE.contains(&&*code(text)) => {
                 Self::Unclear(said)
             }
-            Failure::No(_) | Failure::Bad(_) => Self::Refused { said, closed: false, for_now: false },
-            Failure::Bye { committed: false, .. } => Self::Refused { said, closed: true, for_now: false },
+            Failure::No(_) | Failure::Bad(_) => Self::Refused { said, closed: false },
+            Failure::Bye { committed: false, .. } => Self::Refused { said, closed: true },
             Failure::Bye { .. } | Failure::Eof { .. } | Failure::Timeout | Failure::Nonsense(_) => {
                 Self::Unclear(said)
             }
@@ -115,11 +111,7 @@ where
 {
     let (folder, selected) = open(mailbox, name, Access::Write).await?;
     if selected.read_only {
-        return Err(Write::Refused {
-            said: format!("{folder} was selected read-only"),
-            closed: false,
-            for_now: false,
-        });
+        return Err(Write::Refused { said: format!("{folder} was selected read-only"), closed: false });
     }
     if selected.exists > 0 {
         empty(mailbox).await?;

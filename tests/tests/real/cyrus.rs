@@ -170,6 +170,7 @@ async fn makes(mut client: http::Client, who: usize, stop: Arc<AtomicBool>) -> V
         let said = jmap(&mut client, "Mailbox/set", json!({ "create": { "new": { "name": name } } })).await;
         assert!(said["created"]["new"]["id"].is_string(), "{said}");
         made.push(name);
+        // People think between two.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     made

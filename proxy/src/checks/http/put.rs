@@ -57,12 +57,12 @@ impl ByHttp<'_> {
     async fn written(&self, put: &mut Put) -> Result<(), Write> {
         let Some(path) = put.path.clone() else {
             let said = self.asked(put, "GET", "/", b"").await?;
-            return if said.status < 500 { Ok(()) } else { Err(refused("GET /", &said)) };
+            return if said.status < 500 { Ok(()) } else { Err(needed("GET /", &said)) };
         };
         let nonce = nonce();
         let taken = self.asked(put, "PUT", &path, body(&path, &nonce).as_bytes()).await?;
         if taken.status / 100 != 2 {
-            return Err(refused(&format!("PUT {path}"), &taken));
+            return Err(needed(&format!("PUT {path}"), &taken));
         }
         let found = self.asked(put, "GET", &path, b"").await?;
         let has = found.body.windows(nonce.len()).any(|part| part == nonce.as_bytes());
@@ -71,7 +71,7 @@ impl ByHttp<'_> {
             return Err(Write::Unclear(saw));
         }
         let gone = self.asked(put, "DELETE", &path, b"").await?;
-        if gone.status / 100 == 2 { Ok(()) } else { Err(refused(&format!("DELETE {path}"), &gone)) }
+        if gone.status / 100 == 2 { Ok(()) } else { Err(needed(&format!("DELETE {path}"), &gone)) }
     }
 
     /// An answer, on another connection where the server keeps none.
@@ -131,11 +131,7 @@ impl Tried for Put {
         let write = match self.path.clone() {
             Some(path) => self.put(&path, &nonce()).await,
             // It can do no harm; whether it still stands is all that there is to know.
-            None => Write::Refused {
-                said: "it stores nothing by itself".to_owned(),
-                closed: false,
-                for_now: false,
-            },
+            None => Write::Refused { said: "it stores nothing by itself".to_owned(), closed: false },
         };
         if let (Write::Done(_), Some(path)) = (&write, self.path.clone()) {
             // What a fence let through is taken away, if that is let through as well.
@@ -151,9 +147,7 @@ impl Put {
         match self.say("PUT", path, body(path, nonce).as_bytes()).await {
             Ok(said) if said.status / 100 == 2 => Write::Done("PUT"),
             Ok(said) => refused(&format!("PUT {path}"), &said),
-            Err(Lost::Unsent) => {
-                Write::Refused { said: Lost::Unsent.to_string(), closed: true, for_now: false }
-            }
+            Err(Lost::Unsent) => Write::Refused { said: Lost::Unsent.to_string(), closed: true },
             Err(lost @ (Lost::Unanswered(_) | Lost::Nonsense(_))) => {
                 Write::Unclear(format!("PUT {path}: {lost}"))
             }
@@ -172,15 +166,23 @@ impl Put {
 /// Refusals that may come from a fence: of the login, of the method, of the resource, of everything.
 const OF_A_FENCE: [u16; 5] = [401, 403, 405, 423, 503];
 
+/// What it means where it must succeed. 503 is what stands before a web server that has just begun (RFC 9110 §15.6.4); by
+/// IMAP no such word is waited for, since UNAVAILABLE is also what pools say that were not promoted.
+fn needed(what: &str, said: &Said) -> Write {
+    if said.status == 503 { Write::Unclear(told(what, said)) } else { refused(what, said) }
+}
+
 fn refused(what: &str, said: &Said) -> Write {
-    let mut text = format!("{what}: {} {}", said.status, words(&said.body));
-    text.truncate(text.trim_end().len());
+    let text = told(what, said);
     if OF_A_FENCE.contains(&said.status) {
-        // RFC 9110 §15.6.4; what stands before a web server says so while that starts.
-        Write::Refused { said: text, closed: false, for_now: said.status == 503 }
+        Write::Refused { said: text, closed: false }
     } else {
         Write::Unclear(text)
     }
+}
+
+fn told(what: &str, said: &Said) -> String {
+    format!("{what}: {} {}", said.status, words(&said.body)).trim_end().to_owned()
 }
 
 /// What a body says to people: a server may refuse with 403 what it does not like about a resource.

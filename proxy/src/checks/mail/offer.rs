@@ -217,11 +217,7 @@ impl Offer {
 
 fn refused(what: &str, reply: &Reply) -> Write {
     let said = format!("{what}: {}", reply.text());
-    if not_a_fence(reply) {
-        Write::Unclear(said)
-    } else {
-        Write::Refused { said, closed: reply.code == 421, for_now: false }
-    }
+    if not_a_fence(reply) { Write::Unclear(said) } else { Write::Refused { said, closed: reply.code == 421 } }
 }
 
 /// Refusals that a server without any fence gives as well: of an address, for a full mailbox, for a size (RFC 3463).
@@ -244,11 +240,9 @@ fn needed(what: &str, no: No) -> Write {
 
 fn needed_open(error: &OpenError) -> Write {
     match error {
-        OpenError::Refused(reply) => Write::Refused {
-            said: format!("the login was answered {}", reply.code),
-            closed: false,
-            for_now: false,
-        },
+        OpenError::Refused(reply) => {
+            Write::Refused { said: format!("the login was answered {}", reply.code), closed: false }
+        }
         OpenError::Said(reply) => needed("EHLO", No::Said(reply.clone())),
         OpenError::Dial { .. } | OpenError::Unavailable(_) => Write::Unclear(error.to_string()),
     }

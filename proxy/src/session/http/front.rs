@@ -32,10 +32,12 @@ const ORIGINS: [&str; 7] = [
     "x-original-host",
     "true-client-ip",
 ];
+/// What most of them begin with.
+const ORIGIN: &str = "x-forwarded";
 /// How long a connection is kept (RFC 2068 §19.7.1.1).
 pub(super) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// The fields of an answer that are about one leg, whether `Connection` names them or not. By `Alt-Svc` a server says how
-/// else it can be reached: clients would go there for as long as it says, past the gate (RFC 7838 §2.1).
+/// else it can be reached: clients would go there for as long as it says, past the gate (RFC 7838 §3.1).
 const HOPS: [HeaderName; 7] = [
     header::ALT_SVC,
     header::CONNECTION,
@@ -45,8 +47,6 @@ const HOPS: [HeaderName; 7] = [
     header::TE,
     header::TRAILER,
 ];
-/// What most of them begin with.
-const ORIGIN: &str = "x-forwarded";
 
 /// Whether a field says where a request comes from. Many servers read `_` as `-`.
 fn is_origin(name: &str) -> bool {

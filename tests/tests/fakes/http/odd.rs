@@ -78,7 +78,7 @@ async fn lengths_are_said_once_and_not_where_there_is_nothing() {
     }
 }
 
-/// A client would go there for as long as it is told to, past the gate (RFC 7838 §2.1).
+/// A client would go there for as long as it is told to, past the gate (RFC 7838 §3.1).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_not_told_where_else_a_server_can_be_reached() {
     let rig = rig().await;

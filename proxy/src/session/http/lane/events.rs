@@ -161,7 +161,6 @@ impl Listener {
 
 /// Sends the head.
 async fn begin(request: &Request, session: &mut Session, mut head: ResponseHeader) -> Result<()> {
-    front::undress(&mut head)?;
     head.remove_header(&header::CONTENT_LENGTH);
     head.remove_header(&header::TRANSFER_ENCODING);
     if !request.conn.two {

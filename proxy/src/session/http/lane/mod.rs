@@ -67,10 +67,11 @@ pub(super) fn is_unannounced(session: &Session, answer: &ResponseHeader) -> bool
 pub(super) async fn adopt(
     request: &mut Request,
     session: &mut Session,
-    head: Box<ResponseHeader>,
+    mut head: Box<ResponseHeader>,
     line: HttpSession,
 ) -> Result<()> {
     gateway::answered(request, session.req_header(), true, &head)?;
+    front::undress(&mut head)?;
     if let (Some(flight), Some(wire)) = (&request.flight, request.wire.take()) {
         flight.by_itself();
         keep_alive(&*wire).or_err(ErrorType::SocketError, "keepalive")?;

@@ -18,9 +18,8 @@ use crate::{
     topology::Epoch,
 };
 
-/// Fields of one connection (RFC 9110 §7.6.1), of which other ones there are (RFC 7838), and what hyper writes itself.
-const HOPS: [&str; 10] = [
-    "alt-svc",
+/// Fields of a request that are for one connection (RFC 9110 §7.6.1), and what hyper writes itself.
+const HOPS: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -135,11 +134,12 @@ fn copy(from: &HeaderMap, to: &mut HeaderMap) {
 
 /// The head of an answer without what is for one connection only.
 pub(super) fn head<T>(answer: &http::Response<T>) -> Result<ResponseHeader> {
-    let mut fields = HeaderMap::new();
-    copy(answer.headers(), &mut fields);
+    let fields = answer.headers();
     let mut head = ResponseHeader::build(answer.status(), Some(fields.len() + 4))?;
-    for (name, value) in &fields {
+    for (name, value) in fields {
         head.append_header(name.clone(), value.clone())?;
     }
+    front::undress(&mut head)?;
+    head.remove_header(&header::TRANSFER_ENCODING);
     Ok(head)
 }
