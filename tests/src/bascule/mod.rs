@@ -327,7 +327,9 @@ impl Drop for Bascule {
     #[expect(clippy::print_stderr, reason = "a failing test shows what the proxy said")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- bascule\n{}", self.log());
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
+            let ended = ended.map_or_else(String::new, |status| format!(", ended: {status}"));
+            eprintln!("--- bascule{ended}\n{}", self.log());
         }
     }
 }

@@ -11,15 +11,18 @@ mod streams;
 
 use std::{
     net::SocketAddr,
+    os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use rustix::net::Shutdown;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::JoinSet,
 };
 
 pub use self::{
@@ -109,6 +112,11 @@ pub(super) struct Shared {
     listening: watch::Sender<bool>,
     /// Raised: every connection ends. Odd: nobody is let in.
     cuts: watch::Sender<u64>,
+}
+
+/// The other side hears of it at once, whoever else has the socket.
+fn hang_up(socket: &impl AsFd) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -231,11 +239,12 @@ impl Web {
 impl Shared {
     async fn accept(self: Arc<Self>, listener: TcpListener, address: SocketAddr) {
         let mut cuts = self.cuts.subscribe();
-        let mut listener = Some(listener);
+        let (mut listener, mut connections) = (Some(listener), JoinSet::new());
         loop {
             let stopped = *cuts.borrow_and_update() % 2 == 1;
             if stopped {
-                listener = None;
+                // Also for a child that is just being started and has it, too.
+                listener.take().iter().for_each(hang_up);
             } else if listener.is_none() {
                 listener = process::listen_again(address).await.ok();
             }
@@ -249,21 +258,23 @@ impl Shared {
             tokio::select! {
                 accepted = open.accept() => {
                     if let Ok((tcp, _)) = accepted {
-                        tokio::spawn(self.clone().connection(tcp));
+                        connections.spawn(self.clone().connection(tcp, cuts.clone()));
                     }
                 }
-                _ = cuts.changed() => {}
+                Some(_) = connections.join_next() => {}
+                _ = cuts.changed() => while connections.join_next().await.is_some() {}
             }
         }
     }
 
-    async fn connection(self: Arc<Self>, tcp: TcpStream) {
+    async fn connection(self: Arc<Self>, tcp: TcpStream, mut cuts: watch::Receiver<u64>) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        let mut cuts = self.cuts.subscribe();
         let _ = tcp.set_nodelay(true);
+        let socket = tcp.as_fd().try_clone_to_owned();
         tokio::select! {
+            biased;
+            _ = cuts.changed() => socket.iter().for_each(hang_up),
             _ = self.speak(tcp, number) => {}
-            _ = cuts.changed() => {}
         }
     }
 
@@ -300,5 +311,29 @@ impl Shared {
         let fault = faults.iter_mut().find(|fault| fault.times > 0 && target.contains(fault.path))?;
         fault.times -= 1;
         Some(fault.at.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::Security, http::Client};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_has_stopped_answers_nobody() {
+        let listen = ([127, 0, 0, 1], 0).into();
+        let web = Web::start("one", listen, Arc::default(), Speech::One).await.unwrap();
+        for _ in 0..200 {
+            let mut client = Client::connect(web.address(), Security::Plain).await.unwrap();
+            // In the queue, and perhaps not yet accepted.
+            let mut other = Client::connect(web.address(), Security::Plain).await.unwrap();
+            assert!(client.ask("GET", "/", b"").await.unwrap().ok());
+            web.stop().await;
+            assert!(client.ask("GET", "/", b"").await.is_err());
+            assert!(other.ask("GET", "/", b"").await.is_err());
+            assert!(Client::connect(web.address(), Security::Plain).await.is_err());
+            web.serve();
+            web.shared.listening.subscribe().wait_for(|listening| *listening).await.unwrap();
+        }
     }
 }
