@@ -50,7 +50,9 @@ fn every_figure_is_measured() {
     for size in ["1kb", "100kb", "1mb"] {
         number(&last["tls-plain"], &format!("mail_{size}_cpu_us"));
     }
-    for key in ["web_1kb_cpu_us", "web_64kb_cpu_us", "kept_10_kb", "kept_20_kb"] {
+    for key in
+        ["web_1kb_cpu_us", "web_64kb_cpu_us", "two_1kb_cpu_us", "two_64kb_cpu_us", "kept_10_kb", "kept_20_kb"]
+    {
         number(&last["tls-plain"], key);
     }
     for habit in EDGES {

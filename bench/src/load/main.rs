@@ -10,6 +10,7 @@ mod edges;
 mod hold;
 mod mail;
 mod paced;
+mod two;
 mod web;
 mod wire;
 
@@ -72,6 +73,14 @@ enum Work {
         #[arg(long)]
         kilobytes: u32,
     },
+    /// Request after request by HTTP/2, eight at once on every connection
+    Two {
+        #[command(flatten)]
+        closed: Closed,
+        /// Length of each answer
+        #[arg(long)]
+        kilobytes: u32,
+    },
     /// Connections of HTTP/1.1 that are kept after an answer
     Kept {
         /// So many, then so many, …; a line on standard input leads to the next
@@ -122,7 +131,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let target = Target::new(args.to, args.ca.as_deref())?;
+    let protocols: &[&[u8]] = if matches!(args.work, Work::Two { .. }) { &[b"h2"] } else { &[] };
+    let target = Target::new(args.to, args.ca.as_deref(), protocols)?;
     let caller = Caller::new();
     match args.work {
         Work::Noop(closed) => closed::noop(&target, closed, caller).await,
@@ -130,6 +140,7 @@ async fn main() -> Result<()> {
         Work::Login(closed) => closed::login(&target, closed, caller).await,
         Work::Mail { closed, kilobytes } => mail::run(&target, closed, kilobytes, caller).await,
         Work::Web { closed, kilobytes } => web::run(&target, closed, kilobytes, caller).await,
+        Work::Two { closed, kilobytes } => two::run(&target, closed, kilobytes, caller).await,
         Work::Kept { steps } => web::kept(&target, &steps, caller).await,
         Work::Paced { closed, rate } => paced::run(&target, closed, rate, caller).await,
         Work::Idle { steps } => hold::idle(&target, &steps, caller).await,

@@ -38,8 +38,9 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Target {
-    pub(crate) fn new(address: SocketAddr, ca: Option<&Path>) -> Result<Self> {
-        let tls = ca.map(|ca| tls(ca).with_context(|| ca.display().to_string())).transpose()?;
+    /// `protocols`: what TLS is to settle on (ALPN).
+    pub(crate) fn new(address: SocketAddr, ca: Option<&Path>, protocols: &[&[u8]]) -> Result<Self> {
+        let tls = ca.map(|ca| tls(ca, protocols).with_context(|| ca.display().to_string())).transpose()?;
         Ok(Self { address, tls: tls.map(Arc::new) })
     }
 
@@ -90,7 +91,7 @@ impl Target {
 }
 
 /// TLS 1.3 with X25519 and AES-128-GCM, so that every proxy does the same work, and no resumption.
-fn tls(ca: &Path) -> Result<ClientConfig> {
+fn tls(ca: &Path, protocols: &[&[u8]]) -> Result<ClientConfig> {
     let provider = CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
@@ -105,6 +106,7 @@ fn tls(ca: &Path) -> Result<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }
 

@@ -126,9 +126,13 @@ impl Contest<'_> {
         let all = all(plan, leg, Speech::Http, backend).await?;
         let all: Vec<_> = all.iter().collect();
         for round in 0..plan.rounds {
-            for kilobytes in [1, 64] {
+            // Browsers speak HTTP/2 with TLS only.
+            let versions = if leg.secure() { &["web", "two"][..] } else { &["web"] };
+            for (kilobytes, version) in
+                [1, 64].into_iter().flat_map(|size| versions.iter().map(move |v| (size, *v)))
+            {
                 for proxy in turns(&all, round) {
-                    let done = self.requests(proxy, kilobytes).await;
+                    let done = self.requests(proxy, version, kilobytes).await;
                     self.failed(proxy.name, "web", done);
                 }
             }
@@ -136,12 +140,15 @@ impl Contest<'_> {
         Ok(())
     }
 
-    async fn requests(&mut self, proxy: &Running<'_>, kilobytes: u32) -> Result<()> {
-        let Plan { seconds, web_connections, .. } = self.plan;
-        let work = format!("web --kilobytes {kilobytes} --connections {web_connections} --seconds {seconds}");
+    async fn requests(&mut self, proxy: &Running<'_>, version: &str, kilobytes: u32) -> Result<()> {
+        let Plan { seconds, web_connections, two_connections, .. } = self.plan;
+        let (name, connections) =
+            if version == "two" { ("HTTP/2", two_connections) } else { ("HTTP/1.1", web_connections) };
+        let work =
+            format!("{version} --kilobytes {kilobytes} --connections {connections} --seconds {seconds}");
         let cost = measure::cost(proxy, &work).await?;
-        let title = format!("CPU per request by HTTP/1.1, answers of {kilobytes} kB");
-        let figure = Figure::new(format!("web_{kilobytes}kb_cpu_us"), title, "µs", 1);
+        let title = format!("CPU per request by {name}, answers of {kilobytes} kB");
+        let figure = Figure::new(format!("{version}_{kilobytes}kb_cpu_us"), title, "µs", 1);
         self.note(figure, proxy.name, cost.micros_each());
         Ok(())
     }

@@ -112,6 +112,8 @@ pub(crate) struct Plan {
     pub(crate) login_connections: usize,
     pub(crate) mail_connections: usize,
     pub(crate) web_connections: usize,
+    /// Eight requests at once on each.
+    pub(crate) two_connections: usize,
     /// NOOPs per second, on so many connections, whose latency is measured.
     pub(crate) rate: u32,
     pub(crate) paced_connections: usize,
@@ -140,6 +142,7 @@ impl Args {
             login_connections: 16,
             mail_connections: 16,
             web_connections: 32,
+            two_connections: 4,
             rate: 2000,
             paced_connections: 64,
         })

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow};
 use async_trait::async_trait;
 use clap::Parser;
 use pingora_core::{
+    listeners::tls::TlsSettings,
     server::{RunArgs, Server, configuration::ServerConf},
     services::listening::Service,
     upstreams::peer::HttpPeer,
@@ -83,5 +84,8 @@ fn listen(proxy: &mut Service<HttpProxy<To>>, args: &Args) -> Result<()> {
         return Ok(());
     };
     let [cert, key] = [cert, key].map(|path| path.to_string_lossy());
-    proxy.add_tls(&place, &cert, &key).map_err(|error| anyhow!("{error}"))
+    let mut tls = TlsSettings::intermediate(&cert, &key).map_err(|error| anyhow!("{error}"))?;
+    tls.enable_h2();
+    proxy.add_tls_with_settings(&place, None, tls);
+    Ok(())
 }

@@ -41,8 +41,9 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) async fn haproxy(leg: Leg, speech: Speech, backend: &Backend) -> Result<Self> {
         let (folder, address) = place(leg)?;
+        let names = if speech == Speech::Http { " alpn h2,http/1.1" } else { "" };
         let front = match leg.secure() {
-            true => format!(" ssl crt {} ssl-min-ver TLSv1.3", backend.bundle.display()),
+            true => format!(" ssl crt {} ssl-min-ver TLSv1.3{names}", backend.bundle.display()),
             false => String::new(),
         };
         let back = match leg {
@@ -67,7 +68,8 @@ impl Peer {
         let (folder, address) = place(leg)?;
         let front = match leg.secure() {
             true => format!(
-                "listen {address} ssl backlog=4096;\n  ssl_protocols TLSv1.3;\n  ssl_certificate {};\n  ssl_certificate_key {};",
+                "listen {address} ssl{} backlog=4096;\n  ssl_protocols TLSv1.3;\n  ssl_certificate {};\n  ssl_certificate_key {};",
+                if speech == Speech::Http { " http2" } else { "" },
                 backend.cert.display(),
                 backend.key.display()
             ),
