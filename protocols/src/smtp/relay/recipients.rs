@@ -3,7 +3,10 @@
 //! Rule: the client hears one reply per accepted recipient, in the order of its RCPTs, whoever gives it.
 
 use super::{Line, Relay, Role, Transaction, What};
-use crate::smtp::{command::Path, reply::Class};
+use crate::smtp::{
+    command::{self, Path},
+    reply::Class,
+};
 
 impl Line {
     pub(super) fn is_accepted(&self) -> bool {
@@ -12,7 +15,9 @@ impl Line {
 
     /// The address of a MAIL or RCPT line.
     fn address(&self) -> &[u8] {
-        let arguments = self.bytes.get(5..).unwrap_or_default();
+        // The same look as when it was taken: without one every recipient would be the same to who asks what was delivered.
+        let text = command::text(&self.bytes).unwrap_or_default();
+        let arguments = command::command(text).arguments;
         let path = Path::read(arguments, b"TO:").or_else(|_| Path::read(arguments, b"FROM:"));
         path.map_or(b"", |path| path.address)
     }

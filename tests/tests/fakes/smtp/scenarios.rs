@@ -163,6 +163,21 @@ async fn scenario_96_two_copies_in_two_queues_are_one_in_the_mailbox() {
     assert!(verdict.clean() && verdict.acknowledged == 1, "{verdict:?}");
 }
 
+/// A server that delivers to one recipient at a time, or comes again for one that was told to wait.
+#[tokio::test]
+async fn two_recipients_of_one_message_get_it_one_after_the_other() {
+    let rig = Plan::replicated().mail("none", "").start(USERS).await;
+    let (id, message) = rig.ledger.mail(100, &[ALICE, BOB]);
+    for recipient in [ALICE, BOB] {
+        let mut server = rig.mailer(Door::Lmtp).await;
+        server.command("XFORWARD IDENT=4Xy1").await.unwrap().ok().unwrap();
+        let sent = server.send(FROM, &[recipient], &message).await.unwrap();
+        assert!(sent.accepted());
+        rig.ledger.record(&id, &[recipient], &sent);
+    }
+    assert_eq!(rig.all_told().await.acknowledged, 2);
+}
+
 #[tokio::test]
 async fn scenario_97_doubt_is_451_and_the_retry_is_the_new_pools() {
     let rig = rig("ambiguous = \"tempfail\"").await;

@@ -122,3 +122,18 @@ fn an_unknown_outcome_is_counted_per_recipient() {
     );
     assert_eq!(driver.relay.replies_owed(), 2);
 }
+
+#[test]
+fn recipients_are_told_apart_by_their_addresses() {
+    let driver = play(
+        Role::Lmtp,
+        "C: MAIL FROM:<a>|RCPT  TO: <b> |rcpt to:<c>|
+        B: MAIL FROM:<a>|RCPT  TO: <b> |rcpt to:<c>|
+        S: 250 a|
+        S: 250 b|
+        S: 250 c|
+        P: 250 a|250 b|250 c|",
+    );
+    let named: Vec<_> = driver.relay.recipients().collect();
+    assert_eq!(named, [(0, &b"b"[..]), (1, b"c")]);
+}
