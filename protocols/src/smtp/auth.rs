@@ -11,6 +11,9 @@ use super::keywords::Keywords;
 /// The mechanisms that the proxy can say again to another backend, as EHLO shows them.
 pub const MECHANISMS: [&str; 4] = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
 
+/// The longest command, its CRLF not counted (RFC 5321 §4.5.3.1.4).
+const COMMAND: usize = 510;
+
 /// How somebody logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
@@ -163,7 +166,12 @@ impl Credentials {
         let password = matches!(self.mechanism, Mechanism::Plain | Mechanism::Login);
         let mechanism = if password { Mechanism::Plain } else { self.mechanism };
         if server.authenticates(mechanism.name()) {
-            return Some(vec![line(&format!("AUTH {} {}", mechanism.name(), *encoded(&self.message)))]);
+            let (begin, message) = (format!("AUTH {}", mechanism.name()), encoded(&self.message));
+            if begin.len() + 1 + message.len() <= COMMAND {
+                return Some(vec![line(&format!("{begin} {}", *message))]);
+            }
+            // RFC 4954 §4: otherwise it is said when it is asked for. Postfix cuts longer lines, and finds half a token.
+            return Some(vec![line(&begin), line(&message)]);
         }
         if !password || !server.authenticates("LOGIN") {
             return None;
@@ -207,6 +215,18 @@ mod tests {
             b"bob"
         );
         assert!(!format!("{later:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_command_is_said_when_it_is_asked_for() {
+        for (length, lines) in [(300, 1), (3000, 2)] {
+            let token = format!("user=alice\x01auth=Bearer {}\x01\x01", "x".repeat(length));
+            let credentials = done(Exchange::begin(&[b"XOAUTH2 ", &b64(&token)[..]].concat()).1);
+            let said = said(&credentials, "AUTH XOAUTH2").unwrap();
+            assert_eq!(said.len(), lines);
+            assert!(said[0].len() <= 512 && said[0].starts_with("AUTH XOAUTH2"));
+            assert!(said.concat().ends_with(&format!("{}\r\n", BASE64_STANDARD.encode(&token))));
+        }
     }
 
     #[test]

@@ -79,8 +79,12 @@ impl Driver {
     }
 
     fn carry_on(&mut self) -> bool {
-        // It was refused or withdrawn meanwhile, and its client told.
+        // It was refused or withdrawn meanwhile, and its client told, if a server was asked.
         if matches!(self.waiting, Some(Waiting::Commit)) && !self.relay.waits_to_commit() {
+            if self.relay.is_orphaned() {
+                let Some(words) = self.relay.refuse_orphan() else { return false };
+                self.to_client.extend(words);
+            }
             self.waiting = None;
             self.drop_content();
         }

@@ -95,7 +95,8 @@ impl Relay {
     }
 
     fn line<'a>(&mut self, input: &'a [u8], pinned: &Pinned) -> (usize, Verdict<'a>) {
-        let limit = if matches!(self.reading, Reading::Answer) { SASL_LINE } else { LINE };
+        let login = matches!(self.reading, Reading::Answer) || self.may_authenticate();
+        let limit = if login { SASL_LINE } else { LINE };
         let (n, line) = self.lines.next(input, limit);
         let line = match line {
             Ok(None) => return (n, Verdict::NeedMore),

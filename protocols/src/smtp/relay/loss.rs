@@ -80,6 +80,17 @@ impl Relay {
         say
     }
 
+    /// Whether a last chunk without bytes waits whose message was refused before it: it is asked of nobody, and so nobody
+    /// answers it but us.
+    pub fn is_orphaned(&self) -> bool {
+        self.transaction.is_none() && matches!(self.reading, Reading::Over)
+    }
+
+    /// The answer to such a chunk; `None`: not yet, something before it has none.
+    pub fn refuse_orphan(&mut self) -> Option<Vec<u8>> {
+        (self.is_orphaned() && self.answered()).then(|| self.refuse(NO_MAIL).say)
+    }
+
     /// A command that waited is answered and not carried out. A chunk ends its message with that, and its bytes, which
     /// follow in any case, are read and go nowhere: the backend that knows of the message must be given up.
     pub fn refuse_command(&mut self, command: &Command, reply: &[u8]) -> Vec<u8> {

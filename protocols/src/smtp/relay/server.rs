@@ -39,7 +39,10 @@ impl Relay {
             // Its message was withdrawn meanwhile, and the replies of its end were counted without this one.
             What::Rcpt(_) if class == Class::Done => return tell(Told::Withdrawn),
             What::Data => self.reading = Reading::Command,
-            What::Chunk { .. } => self.end_chunk(),
+            What::Chunk { .. } => {
+                self.end_chunk();
+                return self.after_failed_chunk(1);
+            }
             What::Forward | What::Mail | What::Rcpt(_) | What::End { .. } | What::Reset => {}
         }
         tell(Told::Reply)
@@ -121,15 +124,19 @@ impl Relay {
                 }
                 tell(Told::Reply)
             }
-            // After a failed BDAT the backend's state is undefined (RFC 3030 §2): the message is over.
             (None, _, last) => {
                 let times = if last { self.owed() } else { 1 };
                 self.transaction = None;
                 self.end_chunk();
-                self.await_reply(What::Reset, Some(Class::Done));
-                Outcome { times, then: Then::Ended, ..tell(Told::Reply) }
+                self.after_failed_chunk(times)
             }
         }
+    }
+
+    /// After a failed BDAT the backend's state is undefined (RFC 3030 §2): the message is over, and it must be told so.
+    fn after_failed_chunk(&mut self, times: usize) -> Outcome {
+        self.await_reply(What::Reset, Some(Class::Done));
+        Outcome { times, then: Then::Ended, ..tell(Told::Reply) }
     }
 
     fn on_end_reply(&mut self, left: usize) -> Outcome {

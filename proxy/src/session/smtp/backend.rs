@@ -38,7 +38,11 @@ impl Session {
     pub(super) fn carry_on(&mut self) -> Result<(), End> {
         if matches!(&self.waiting, Some(Wait { what: Waiting::Commit, .. })) && !self.relay.waits_to_commit()
         {
-            // It was refused or withdrawn meanwhile, and its client told.
+            // It was refused or withdrawn meanwhile, and its client told, if a server was asked.
+            if self.relay.is_orphaned() {
+                let Some(words) = self.relay.refuse_orphan() else { return Ok(()) };
+                self.say(&words);
+            }
             self.forget_waiting();
             self.drop_content();
         }

@@ -93,6 +93,7 @@ impl Driver {
 
     /// A MAIL that waited for the one before it, and what came behind it.
     fn carry_on(&mut self) {
+        self.client.extend(self.relay.refuse_orphan().unwrap_or_default());
         let Some(command @ Command::Mail(_)) = self.waiting.clone() else { return };
         match self.relay.refuses(&command) {
             true if !self.relay.answered() => return,

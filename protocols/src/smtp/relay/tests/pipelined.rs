@@ -66,3 +66,40 @@ fn a_mail_behind_one_without_an_answer_waits_for_it() {
         .concat(),
     );
 }
+
+/// RFC 3030 §2: after a chunk that was refused a server knows no state but that after RSET. Postfix answers the next MAIL
+/// `503 5.5.1 Error: MAIL after BDAT` otherwise, and that would be the end of the next message.
+#[test]
+fn a_chunk_behind_a_mail_that_is_refused_leaves_no_server_in_a_message() {
+    play(
+        Role::Relay,
+        "C: MAIL FROM:<a>|RCPT TO:<b>|BDAT 2 LAST|ab
+        B: MAIL FROM:<a>|RCPT TO:<b>|BDAT 2|ab
+        S: 552 too much|
+        S: 503 no mail|
+        S: 503 no mail|
+        P: 552 too much|503 no mail|503 no mail|
+        B: RSET|
+        S: 250 reset|
+        C: MAIL FROM:<c>|
+        B: MAIL FROM:<c>|
+        S: 250 c|
+        P: 250 c|",
+    );
+}
+
+/// A last chunk without bytes is asked of nobody.
+#[test]
+fn an_empty_last_chunk_behind_a_mail_that_is_refused_is_answered() {
+    play(
+        Role::Relay,
+        "C: MAIL FROM:<a>|RCPT TO:<b>|BDAT 0 LAST|
+        B: MAIL FROM:<a>|RCPT TO:<b>|
+        S: 552 too much|
+        P: 552 too much|
+        S: 503 no mail|
+        P: 503 no mail|503 5.5.1 MAIL first|
+        C: MAIL FROM:<c>|
+        B: MAIL FROM:<c>|",
+    );
+}
