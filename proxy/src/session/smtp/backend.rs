@@ -258,10 +258,9 @@ impl Session {
             claimed.settle(reply.class() == Class::Done, self.now);
         }
         let outcome = self.relay.reply(reply);
-        self.asked = self.now;
         if outcome.client != Told::Nothing || outcome.then == Then::Ended {
-            // It is of use: what the client had heard before shows nothing.
-            self.retry = None;
+            // It is of use: what the client had heard before shows nothing, and its wait goes on.
+            (self.asked, self.retry) = (self.now, None);
         }
         self.say(&DELIVERED.repeat(outcome.before));
         match outcome.client {
@@ -353,7 +352,10 @@ impl Session {
 
     /// Nobody knows whether the message was taken (semantics §2.6).
     fn on_ambiguous(&mut self) {
-        let replay = self.door.listener.smtp.ambiguous == Ambiguous::Replay && self.content_is_kept();
+        // Once: a server that dies of this message may have it in its queue each time.
+        let first = self.ambiguous.replace(self.messages) != Some(self.messages);
+        let policy = self.door.listener.smtp.ambiguous;
+        let replay = policy == Ambiguous::Replay && first && self.content_is_kept();
         tracing::warn!(message = self.name(), replay, "the server is gone that was to answer a message");
         self.world().metrics.messages.count(if replay { "ambiguous_replay" } else { "ambiguous_tempfail" });
         if replay {

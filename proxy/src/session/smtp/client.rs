@@ -187,6 +187,7 @@ impl Session {
     }
 
     fn starttls(&mut self) -> Result<(), End> {
+        self.give_up();
         self.say(b"220 2.0.0 Begin TLS\r\n");
         Err(End::Starttls)
     }
@@ -195,11 +196,18 @@ impl Session {
     pub(super) async fn secure(mut self: Box<Self>) -> Option<Box<Self>> {
         let flushed = std::future::poll_fn(|cx| self.to_client.poll_flush(cx, &mut self.client));
         timeout(self.door.world.config.limits.handshake, flushed).await.ok()?.ok()?;
-        let Self { door, client, mut relay, entry, pinned, greeted, .. } = *self;
+        if let Some((_, leaving)) = &mut self.leaving {
+            let ended = leaving.await;
+            self.on_left(ended).ok()?;
+        }
+        let Self { door, client, mut relay, entry, pinned, greeted, stays, standing, .. } = *self;
         let client = door.handshake(client.into_tcp()?).await?;
         relay.now_secure();
         let mut session = Box::new(Self::new(door, client, entry, pinned));
         (session.relay, session.greeted) = (relay, greeted);
+        // What the word says is what it said before.
+        (session.stays, session.standing) = (stays, standing);
+        session.sync_word();
         Some(session)
     }
 

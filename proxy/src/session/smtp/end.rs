@@ -115,6 +115,9 @@ impl Session {
         match wait.what {
             Waiting::Login(_) => {
                 self.world().metrics.logins.count("unavailable");
+                // What comes of it says nothing of whoever logs in next.
+                (self.opening, self.towards) = (None, None);
+                self.sync_word();
                 self.entry.handle.describe(|info| info.identity.clear());
                 self.say(b"454 4.7.0 The login cannot be checked now, please try again\r\n");
             }

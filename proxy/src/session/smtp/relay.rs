@@ -154,7 +154,9 @@ pub(super) struct Session {
     /// When this turn began: the clock is read once for all that is done in it.
     pub(super) now: Instant,
     pub(super) last_input: Instant,
-    /// When a backend was last asked something, or said something.
+    /// The message of which nobody knew what became of it.
+    pub(super) ambiguous: Option<u32>,
+    /// When a backend was last asked something, or said something that the client heard.
     pub(super) asked: Instant,
 }
 
@@ -206,6 +208,7 @@ impl Session {
             failed_logins: 0,
             claimed: None,
             messages: 0,
+            ambiguous: None,
             retry: None,
             orders: Orders::default(),
             standing: Standing::default(),

@@ -7,12 +7,12 @@ use bascule_tests::{
         Reaction, Stall,
         smtp::{Door, Queue},
     },
-    smtp::Reply,
+    smtp::{Client, Dialect, Reply},
 };
 
 use super::{
     super::rig::{Plan, through},
-    ALICE, BOB, FROM, Rig, USERS,
+    ALICE, BOB, FROM, PASSWORD, Rig, USERS,
 };
 
 fn stalled(stall: &Stall) -> Reaction {
@@ -149,4 +149,54 @@ async fn a_client_whose_greeting_is_awaited_holds_no_cutover_up() {
     assert!(rig.mail(&mut client, &[BOB], 100).await);
     assert_eq!(rig.accepted().map(|all| all.len()), [0, 1]);
     rig.all_told().await;
+}
+
+/// A login that was told 454 is over: what comes of it later is no answer to the next one.
+#[tokio::test]
+async fn what_comes_of_a_login_too_late_says_nothing_of_the_next_one() {
+    let rig = Plan::replicated().mail("xclient", "").ceiling("2s").start(USERS).await;
+    for late in ["wrong", PASSWORD] {
+        let stall = Stall::default();
+        rig.old_pool().react("AUTH", stalled(&stall));
+        let tls = rig.proxy.tls().unwrap();
+        let mut client = Client::ready(rig.proxy.submissions(), tls, Dialect::Smtp).await.unwrap();
+        let reply = client.auth_plain(ALICE, late, true).await.unwrap();
+        assert_eq!(reply.code, 454, "{reply:?}");
+        // The server says what it thinks of the first one while the second one is asked.
+        stall.release();
+        let reply = client.auth_plain(BOB, PASSWORD, true).await.unwrap();
+        assert_eq!(reply.code, 235, "{late}: {reply:?}");
+        assert!(rig.mail(&mut client, &[BOB], 100).await);
+        assert_eq!(rig.accepted()[0].last().unwrap().peer.user.as_deref(), Some(BOB));
+    }
+    rig.all_told().await;
+}
+
+/// A server that takes the envelope and hangs up at the content, each time: the clock is the client's, not the server's.
+#[tokio::test]
+async fn replies_that_the_client_does_not_hear_renew_no_wait() {
+    let rig = Plan::replicated().mail("xclient", "").ceiling("6s").start(USERS).await;
+    let mut client = rig.mailer(Door::Relay).await;
+    client.command(&format!("MAIL FROM:<{FROM}>")).await.unwrap().ok().unwrap();
+    let busy = Reaction { refuse: Some("421 4.3.2 too busy".to_owned()), ..Reaction::default() };
+    rig.old_pool().react("RCPT", busy);
+    let reply = client.command(&format!("RCPT TO:<{BOB}>")).await.unwrap();
+    assert_eq!(reply.class(), 4, "{reply:?}");
+    rig.old_pool().calm();
+    client.command("RSET").await.unwrap().ok().unwrap();
+    assert!(rig.mail(&mut client, &[BOB], 100).await);
+    rig.all_told().await;
+}
+
+/// Policy "replay": once. A server that dies of the message each time is not to queue it each time.
+#[tokio::test]
+async fn a_message_of_which_nobody_knows_is_said_again_once() {
+    let rig = Plan::replicated().mail("xclient", "ambiguous = \"replay\"").ceiling("6s").start(USERS).await;
+    let dies = Reaction { cut: Some(0), ..Reaction::default() };
+    rig.old_pool().react("DOT", dies);
+    let mut client = rig.mailer(Door::Relay).await;
+    let (_, message) = rig.ledger.mail(100, &[BOB]);
+    let sent = client.send(FROM, &[BOB], &message).await.unwrap();
+    assert_eq!(sent.ends[0].code, 451, "{sent:?}");
+    assert_eq!(rig.accepted()[0].len(), 2);
 }

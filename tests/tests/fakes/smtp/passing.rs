@@ -253,6 +253,21 @@ async fn what_was_said_in_clear_behind_starttls_is_forgotten() {
     rig.all_told().await;
 }
 
+/// What was said before STARTTLS is forgotten, and so is the server that it was said to.
+#[tokio::test]
+async fn a_message_that_was_begun_before_tls_holds_no_cutover_up() {
+    let rig = Plan::shared().mail("none", "").start(USERS).await;
+    let mut client = Client::ready(rig.proxy.smtp(), Security::Plain, Dialect::Smtp).await.unwrap();
+    client.command("MAIL FROM:<someone@example.net>").await.unwrap().ok().unwrap();
+    client.command("STARTTLS").await.unwrap().ok().unwrap();
+    let Security::Tls(config, name) = rig.proxy.tls().unwrap() else { panic!("TLS") };
+    client.secure(config, name).await.unwrap();
+    rig.cutover("new").await;
+    client.hello().await.unwrap().ok().unwrap();
+    assert!(rig.mail(&mut client, &[BOB], 100).await);
+    rig.all_told().await;
+}
+
 /// The address of a client that was seen by the backend as that of the last message.
 async fn seen(rig: &Rig, door: Door) {
     let mut client = rig.mailer(door).await;
