@@ -369,6 +369,33 @@ async fn scenario_106_an_idle_session_is_told_421_when_the_proxy_goes() {
     }
 }
 
+/// 421 for a message that was taken would bring it twice.
+#[tokio::test]
+async fn an_answer_that_is_on_its_way_comes_before_the_421() {
+    for door in Door::MAIL {
+        let rig = rig("").await;
+        let stall = Stall::default();
+        rig.old_pool().react("DOT", Reaction { withhold: Some(stall.clone()), ..Reaction::default() });
+        let mut client = rig.mailer(door).await;
+        let mut idle = [rig.mailer(Door::Relay).await, rig.mailer(Door::Relay).await];
+        let (id, message) = rig.ledger.mail(100, &[BOB]);
+        let ends = async {
+            stall.reached(1).await;
+            rig.proxy.signal(Signal::TERM).unwrap();
+            for client in &mut idle {
+                client.closed().await.unwrap();
+            }
+            stall.release();
+        };
+        let (sent, ()) = tokio::join!(client.send(FROM, &[BOB], &message), ends);
+        rig.ledger.record(&id, &[BOB], &sent.unwrap());
+        let farewell = client.closed().await.unwrap().unwrap();
+        assert!(farewell.starts_with("421 4.3.2 "), "{farewell}");
+        let verdict = rig.ledger.judge_mail(rig.old_pool().store().mail());
+        assert!(verdict.clean() && verdict.acknowledged == 1, "{door:?} {verdict:?}");
+    }
+}
+
 #[tokio::test]
 async fn scenario_107_the_lowest_size_before_and_after() {
     let small = |options: &mut Options| {
