@@ -69,15 +69,13 @@ impl Relay {
         }
     }
 
-    /// The content that comes is read to its end and goes nowhere. DATA is answered so at its end; the returned bytes
+    /// The content that comes is read to its end and goes nowhere; the backend must be given up. DATA is answered so at its end; the returned bytes
     /// are for the client whose chunk is answered now.
     pub fn refuse_content(&mut self, reply: &[u8]) -> Vec<u8> {
         match (&self.reading, &mut self.transaction) {
-            (Reading::Content(_) | Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over, _) => {
-                // The chunk is answered by this, whatever becomes of the backend.
-                self.flight.retain(|awaited| !matches!(awaited.what, What::Chunk { .. }));
-                self.refuse(reply).say
-            }
+            (Reading::Content(_), _) => self.refuse(reply).say,
+            // The chunk is answered by this, and so is what was said before it: no backend will be asked again.
+            (Reading::Chunk { .. } | Reading::ChunkAsked | Reading::Over, _) => self.abandon(reply),
             // Between two chunks nobody waits for an answer: the next one gets it.
             (Reading::Command, Some(transaction)) if matches!(transaction.mode, Mode::Chunks(_)) => {
                 transaction.poisoned = true;

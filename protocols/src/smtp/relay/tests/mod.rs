@@ -1,7 +1,7 @@
 //! Whole dialogues, with backends that die or differ. Each line of a script is one event:
 //! `C:` the client sends, `B:` a backend is sent, `S:` it replies, `P:` the client hears, `lost` the backend dies,
 //! `new` another one is there, `delivered` recipients that have the message already, `commit` the gate lets it go,
-//! `wait` the next command waits, `refused` it is not carried out, `ceiling` no backend has answered for too long.
+//! `too large` the content is not kept, `wait` the next command waits, `refused` it is not carried out, `ceiling` no backend has answered for too long.
 
 mod ends;
 mod lmtp;
@@ -189,6 +189,12 @@ impl Driver {
                     let loss = self.relay.lose_backend();
                     assert_eq!(loss.ambiguous, text == "ambiguous", "{line}");
                     self.client.extend(loss.say);
+                }
+                "too large" => {
+                    let say = self.relay.refuse_content(b"552 too large\r\n");
+                    self.client.extend(say);
+                    self.client.extend(self.relay.lose_backend().say);
+                    self.connected = false;
                 }
                 "wait" => self.hold = true,
                 "again" => self.relay.forget_commit(),

@@ -103,3 +103,27 @@ fn an_empty_last_chunk_behind_a_mail_that_is_refused_is_answered() {
         B: MAIL FROM:<c>|",
     );
 }
+
+/// RFC 2920 §3.2: one reply to each command, in their order.
+#[test]
+fn a_chunk_that_is_refused_answers_what_was_said_before_it() {
+    for dies in ["", "lost\n"] {
+        play(
+            Role::Relay,
+            &[
+                "C: MAIL FROM:<a>|RCPT TO:<b>|BDAT 6 LAST|ab
+                B: MAIL FROM:<a>|RCPT TO:<b>|BDAT 6|ab
+                ",
+                dies,
+                "too large
+                P: 552 too large|552 too large|552 too large|
+                new
+                C: cdefMAIL FROM:<c>|
+                B: MAIL FROM:<c>|
+                S: 250 c|
+                P: 250 c|",
+            ]
+            .concat(),
+        );
+    }
+}
