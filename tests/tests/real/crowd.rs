@@ -61,7 +61,9 @@ pub(super) async fn work(
     for turn in n.. {
         match turn % 4 {
             0 => {
-                client.append("INBOX", MESSAGE).await?.ok()?;
+                // Cyrus takes so many of the same, and no more.
+                let message = [format!("X-Turn: {turn}\r\n").as_bytes(), MESSAGE].concat();
+                client.append("INBOX", &message).await?.ok()?;
                 appended += 1;
             }
             1 => drop(client.command("UID FETCH 1:* (FLAGS)").await?.ok()?),

@@ -19,7 +19,11 @@ use bascule_tests::{
     smtp::{self, Dialect},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::{
     crowd,
@@ -131,6 +135,9 @@ async fn a_crowd_moves_to_the_other_site_and_back() {
     let heard: Vec<_> = idle.iter().map(Client::received).collect();
     for to in ["new", "old"] {
         let ran = proxy.cutover(to).await.unwrap();
+        if let Some(at) = busy.iter().position(JoinHandle::is_finished) {
+            panic!("session {at} has ended: {:?}", busy.swap_remove(at).await);
+        }
         all_moved(&ran);
         crowd::print("Cyrus", &ran.json);
     }
