@@ -9,6 +9,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::session::Session;
 use crate::fake::{knobs::Reaction, platform::Denied};
 
+/// RFC 5321 §4.5.3.1.4, without `AUTH ` and CRLF.
+const COMMAND: usize = 505;
 const WRONG: &str = "535 5.7.8 who are you";
 
 impl Session {
@@ -22,6 +24,9 @@ impl Session {
         if !self.options().mechanisms.contains(&mechanism) {
             self.violation(&format!("AUTH {mechanism} was not offered"));
             return Ok("504 5.5.4 no such mechanism".into());
+        }
+        if args.len() > COMMAND {
+            self.violation("AUTH that is longer than a command");
         }
         let initial = (!initial.is_empty()).then_some(initial);
         let answer = match mechanism.as_str() {

@@ -30,6 +30,8 @@ pub(super) struct Transaction {
     pub(super) recipients: Vec<Recipient>,
     /// The chunks of BDAT so far.
     pub(super) chunks: Option<Vec<u8>>,
+    /// A chunk that was not the last was refused: as with Postfix only RSET leads out of this (RFC 3030 §2).
+    pub(super) failed: bool,
 }
 
 impl Transaction {
@@ -92,7 +94,7 @@ impl Session {
     }
 
     fn mail(&mut self, args: &str) -> Result<String, String> {
-        if !self.greeted || self.transaction.open() {
+        if !self.greeted || self.transaction.open() || self.transaction.failed {
             self.violation("MAIL at the wrong time");
             return Err("503 5.5.1 not now".into());
         }

@@ -121,8 +121,8 @@ impl Session {
             if !right {
                 self.violation("BDAT at the wrong time");
             }
-            // Only RSET leads out of this (RFC 3030 §2).
-            self.transaction = Transaction { tried: true, asked: true, ..Transaction::default() };
+            self.transaction =
+                Transaction { tried: true, asked: true, failed: !last, ..Transaction::default() };
             return self.answer(refusal, reaction).await;
         }
         t.chunks.get_or_insert_default().extend_from_slice(&chunk);

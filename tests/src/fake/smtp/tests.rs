@@ -356,6 +356,8 @@ async fn what_no_good_client_does_is_noticed() {
         ("LHLO me\r\n", "LHLO"),
         (&format!("{open}|MAIL FROM:<>\r\n"), "MAIL at"),
         (&format!("{open}|BDAT 2\r\nab|DATA\r\n"), "DATA where"),
+        ("MAIL FROM:<>\r\n|RCPT TO:<nobody@example.org>\r\n|BDAT 2\r\nab|MAIL FROM:<>\r\n", "MAIL at"),
+        ("MAIL FROM:<>\r\n|RCPT TO:<nobody@example.org>\r\n|BDAT 2 LAST\r\nab|MAIL FROM:<>\r\n", ""),
         (&format!("{open}DATA\r\nearly\r\n.\r\n"), "bytes behind DATA"),
         (&content("a\nb"), "a bare LF"),
         (&content("a\rb"), "a bare CR"),
