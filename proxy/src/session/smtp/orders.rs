@@ -96,8 +96,9 @@ impl Session {
             Order::Prepare => self.report(Progress::Done),
             Order::Leave => self.leave_old(true),
             Order::Attach => self.leave_old(false),
-            // Whoever is told 421 instead of what the server says sends a message again that was taken.
-            Order::End if self.relay.in_flight().0 > 0 => {}
+            // Whoever is told 421 instead of what the server says sends a message again that was taken. Only the end of
+            // the process has time for that.
+            Order::End if self.relay.in_flight().0 > 0 && self.world().registry.is_ending() => {}
             Order::End => return Err(End::Farewell("kicked")),
         }
         // A message under way goes on at once where the gate is open again; the rest waits for the next command.
