@@ -2,7 +2,12 @@
 //!
 //! Rule: a refusal changes nothing, says why, and has its own exit code.
 
-use bascule_tests::bascule::{Bascule, Pool, Ran, Setup};
+use bascule_tests::{
+    bascule::{Bascule, Pool, Ran, Setup},
+    client::Error,
+    fake::{Reaction, Stall},
+};
+use rustix::process::Signal;
 
 use super::rig::{BARRIER, PROMOTE, Plan, aborted, through};
 
@@ -85,4 +90,20 @@ async fn the_log_says_how_a_cutover_ended_and_why() {
     says(first.last(), &["state=\"idle\"", "active=\"old\""]);
     says(second.iter().find(|line| line.contains("outcome")), &["outcome=\"switched\""]);
     says(second.last(), &["state=\"idle\"", "active=\"new\""]);
+}
+
+/// A client that is told BYE instead of what became of its write does it again.
+#[tokio::test]
+async fn an_answer_that_is_on_its_way_comes_before_the_bye() {
+    let rig = Plan::replicated().start(&["alice", "bob"]).await;
+    let stall = Stall::default();
+    rig.old_pool().react("APPEND", Reaction { withhold: Some(stall.clone()), ..Reaction::default() });
+    let (mut alice, mut bob) = (rig.inbox("alice").await, rig.inbox("bob").await);
+    let append = alice.start_append("INBOX", b"Subject: once\r\n\r\n").await.unwrap();
+    stall.reached(1).await;
+    rig.proxy.signal(Signal::TERM).unwrap();
+    assert!(matches!(bob.finish("none").await, Err(Error::Closed(Some(_)))));
+    stall.release();
+    alice.finish(&append).await.unwrap().ok().unwrap();
+    assert!(matches!(alice.finish("none").await, Err(Error::Closed(Some(_)))));
 }
