@@ -54,7 +54,8 @@ async fn apart<D: Dial>(dial: &D, users: [&Account; 2], method: Method<'_>, acce
     if first.user.eq_ignore_ascii_case(&second.user) {
         return Answer::Unknown(format!("both probe accounts are {}", first.user));
     }
-    let mut probes = match (Probe::enter(dial, first, method).await, Probe::enter(dial, second, method).await)
+    // Both at once: of a pool that was just promoted it is asked while everybody waits.
+    let mut probes = match tokio::join!(Probe::enter(dial, first, method), Probe::enter(dial, second, method))
     {
         (Ok(first), Ok(second)) => [first, second],
         (Err(answer), _) | (_, Err(answer)) => return answer,

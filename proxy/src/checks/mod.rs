@@ -68,7 +68,7 @@ impl Answer {
     }
 
     /// The worst one of those that are asked at the same time; a failure at once, since no other answer changes it.
-    async fn worst(mut asked: Vec<Asked<'_>>) -> Self {
+    pub(crate) async fn worst(mut asked: Vec<Asked<'_>>) -> Self {
         let mut worst = Self::Pass;
         poll_fn(|cx| {
             asked.retain_mut(|one| {

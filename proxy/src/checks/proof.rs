@@ -116,14 +116,20 @@ pub async fn asks_all(world: &World, pool: PoolId) -> Answer {
 
 /// How a proof is asked that must pass.
 #[derive(Clone, Copy)]
-struct Asking<'a> {
-    within: Duration,
-    unanswered: &'a Unanswered,
+pub(crate) struct Asking<'a> {
+    /// How long what is unclear is asked again.
+    pub(crate) within: Duration,
+    /// Told what was seen meanwhile.
+    pub(crate) unanswered: &'a Unanswered,
 }
 
 impl Asking<'_> {
     /// The answer of `who`, asked again as long as it is unclear and there is time.
-    async fn until_known<F: Future<Output = Answer>>(self, who: String, ask: impl Fn() -> F) -> Answer {
+    pub(crate) async fn until_known<F: Future<Output = Answer>>(
+        self,
+        who: String,
+        ask: impl Fn() -> F,
+    ) -> Answer {
         let Self { within, unanswered } = self;
         let asking = async {
             let until = Instant::now() + within;

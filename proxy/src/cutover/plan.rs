@@ -223,12 +223,7 @@ fn contracts(world: &World, from: &Arc<Pool>, to: &Arc<Pool>, course: &Course) -
         let saw = format!("{}'s cannot be undone by its fence: an abort after it ends in Limbo", to.name);
         item("promote", Finding::Note, saw)
     });
-    for pool in [from, to] {
-        if pool.probes.is_empty() {
-            let saw = format!("pool {} has no probe account: nothing can be proved on it", pool.name);
-            items.push(item("probes", Finding::Fail, saw));
-        }
-    }
+    items.extend([from, to].into_iter().filter_map(|pool| probes(pool)));
     let barriers: Vec<&str> = (world.config.cutover.checks.iter())
         .filter(|check| check.barrier && check.from == from.name && check.to == to.name)
         .map(|check| &*check.name)
@@ -248,6 +243,18 @@ fn contracts(world: &World, from: &Arc<Pool>, to: &Arc<Pool>, course: &Course) -
         format!("bascule decides, at most {:?} after the gate shut", budget.max_hold - budget.abort_reserve),
     ));
     items
+}
+
+/// Two accounts, also where a standby is asked for them only after the promote.
+fn probes(pool: &Pool) -> Option<Item> {
+    let lacks = match pool.probes.len() {
+        0 => "no probe account: nothing can be proved on it",
+        1 => "one probe account, and it takes two to see that one does not see the other's mail",
+        _ => return None,
+    };
+    let name = &pool.name;
+    let saw = format!("pool {name} has {lacks}; name two accounts in pool.{name}.probe");
+    Some(item("probes", Finding::Fail, saw))
 }
 
 /// What of HTTP is open for longer than a request.

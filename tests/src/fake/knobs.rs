@@ -62,6 +62,8 @@ pub struct Reaction {
     pub at: Option<usize>,
     /// Pending EXPUNGEs are told even where the protocol forbids it.
     pub illegal_expunge: bool,
+    /// So many pass as usual before it happens.
+    pub skip: u32,
     /// How often it happens; `None`: until told otherwise.
     pub times: Option<u32>,
 }
@@ -130,6 +132,10 @@ impl Reactions {
         let Some(reaction) = self.0.get_mut(key.as_deref().unwrap_or("*")) else {
             return Reaction::default();
         };
+        if let Some(left) = reaction.skip.checked_sub(1) {
+            reaction.skip = left;
+            return Reaction::default();
+        }
         match &mut reaction.times {
             Some(0) => Reaction::default(),
             Some(n) => {

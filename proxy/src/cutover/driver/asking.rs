@@ -1,4 +1,4 @@
-//! What a cutover asks of checks: guards while Armed, barriers after the fence.
+//! What a cutover asks of checks and proofs: guards while Armed, barriers after the fence, a new pool after its promote.
 //!
 //! Rule: what is not answered in time has not passed.
 
@@ -12,10 +12,11 @@ use tokio::{
 
 use super::{Carried, Run, seen};
 use crate::{
-    checks::{Answer, exec::Phase as Asking, unanswered::Unanswered},
-    config::Check,
-    cutover::outside::Outside,
+    checks::{Answer, exec::Phase as Asking, proof, unanswered::Unanswered},
+    config::{Check, StandbyLogin},
+    cutover::{machine::Side, outside::Outside},
     session::{World, registry::Order},
+    topology::PoolId,
 };
 
 /// Pause between two askings of a barrier that did not pass yet: they are asked inside the hold.
@@ -136,6 +137,34 @@ impl Run {
         }
         self.board.waits("barriers", vec![]);
         Ok(())
+    }
+
+    /// Whether a pool takes writes, and a new one what clients are shown: their own mail and no other's, and all that they
+    /// were promised.
+    pub(super) async fn prove_writes(&self, side: Side) -> Carried {
+        let (pool, within) = (self.course.pool(side), self.cutover().barrier);
+        let unanswered = &self.unanswered();
+        self.external(self.outside.writes(pool, within, unanswered)).await?;
+        match side {
+            Side::Old => Ok(()),
+            Side::New => {
+                let offers = self.outside.offers(pool, unanswered);
+                self.external(Answer::worst(vec![offers, Box::pin(self.identity(pool, within, unanswered))]))
+                    .await
+            }
+        }
+    }
+
+    /// A standby that takes logins has shown whose mail they lead to at the plan: asking again would only make the pause
+    /// longer. The markers come from the plan too, and replication is given time to bring them.
+    async fn identity(&self, pool: PoolId, within: Duration, unanswered: &Unanswered) -> Answer {
+        match self.world.topology.load().pool(pool).contract.standby_login {
+            StandbyLogin::Yes => Answer::Pass,
+            StandbyLogin::No | StandbyLogin::Forbidden => {
+                let asking = proof::Asking { within, unanswered };
+                asking.until_known("identity".to_owned(), || self.outside.identity(pool)).await
+            }
+        }
     }
 
     /// Watches the old pool's fence until the time is over and everybody has had a turn on the new one.

@@ -216,16 +216,6 @@ impl Run {
         }
     }
 
-    async fn prove_writes(&self, side: Side) -> Carried {
-        let (pool, within) = (self.course.pool(side), self.cutover().barrier);
-        let unanswered = &self.unanswered();
-        self.external(self.outside.writes(pool, within, unanswered)).await?;
-        match side {
-            Side::Old => Ok(()),
-            Side::New => self.external(self.outside.offers(pool, unanswered)).await,
-        }
-    }
-
     fn cutover(&self) -> &Cutover {
         &self.world.config.cutover
     }

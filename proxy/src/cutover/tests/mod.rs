@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 mod journal;
+mod promoted;
 
 use super::{
     book,
