@@ -11,7 +11,8 @@ use std::{
 use bascule_protocols::imap::command::{astring, word};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, copy_bidirectional, duplex},
+    net::TcpListener,
     sync::watch,
 };
 
@@ -96,6 +97,22 @@ impl Fake {
     /// Every session ends, dials are refused.
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Serves by TCP too; where.
+    pub(super) async fn listen(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, fake) = (listener.local_addr().unwrap().to_string(), self.clone());
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                let mut inner = fake.dial().await.unwrap();
+                tokio::spawn(async move {
+                    tcp.write_all(b"* OK ready\r\n").await?;
+                    copy_bidirectional(&mut tcp, &mut inner).await
+                });
+            }
+        });
+        address
     }
 
     /// Messages in all mailboxes.

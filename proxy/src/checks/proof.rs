@@ -63,16 +63,18 @@ pub async fn writes(world: &World, pool: PoolId, within: Duration, unanswered: &
 /// by an earlier life of the proxy, or promoted and fenced again.
 pub async fn refuses(world: &World, pool: PoolId, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
-    let (Some(fence), Some(account)) = (&config.fence, config.probes.first()) else {
-        return Answer::Unknown(format!("pool {} has no fence or no probe account", config.name));
+    let Some(account) = config.probes.first() else {
+        return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
+    // A pool without a fence is asked too, after a promote that nothing undoes: one that refuses is no less a proof.
+    let kind = config.fence.as_ref().map_or(FenceKind::Refuse, |fence| fence.kind);
     let dial = &Reach { world, pool };
     let imap = ByImap { dial, account, server: &config.imap.server, bait: None };
     let ways = by_mail(world, pool, account);
     let mail = async {
         let mut all = Answer::Pass;
         for (protocol, way) in &ways {
-            let answer = unanswered.until(protocol.name(), shut(way, fence.kind)).await;
+            let answer = unanswered.until(protocol.name(), shut(way, kind)).await;
             all = all.and(answer.named(protocol.name()));
         }
         all
@@ -84,11 +86,11 @@ pub async fn refuses(world: &World, pool: PoolId, unanswered: &Unanswered) -> An
         };
         let mut all = Answer::Pass;
         for (name, way) in &ways {
-            all = all.and(unanswered.until(name, shut(way, fence.kind)).await.named(name));
+            all = all.and(unanswered.until(name, shut(way, kind)).await.named(name));
         }
         all
     };
-    let (imap, mail, web) = tokio::join!(unanswered.until("imap", shut(&imap, fence.kind)), mail, web);
+    let (imap, mail, web) = tokio::join!(unanswered.until("imap", shut(&imap, kind)), mail, web);
     let answer = imap.and(mail).and(web).named(&format!("pool {}", config.name));
     if !answer.passed() && ways.iter().any(|(protocol, _)| *protocol == Protocol::Lmtp) {
         tidy(dial, account).await;
@@ -181,8 +183,14 @@ async fn shut<E: Entrance>(at: &E, kind: FenceKind) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::checks::fake::{Fake, Habit, account};
+    use crate::{
+        checks::fake::{Fake, Habit, account},
+        config::{Pool, Storage},
+        cutover::testing::{Rig, V4, config},
+    };
 
     const SOON: Duration = Duration::from_millis(300);
 
@@ -245,6 +253,26 @@ mod tests {
         let never = Starting(Fake::new(Habit::Serves), u32::MAX.into());
         let Answer::Unknown(saw) = writable(&never, &account("probe2"), SOON).await else { panic!() };
         assert!(saw.contains("refused"), "{saw}");
+    }
+
+    /// Whether v4, which is this fake, refuses.
+    async fn v4_refuses(fake: &Fake, change: impl Fn(&mut Pool)) -> Answer {
+        let mut config = config(Storage::Shared);
+        let mut v4 = (*config.pools[0]).clone();
+        v4.imap.server = fake.listen().await;
+        v4.probes = vec![account("probe1"), account("probe2")];
+        change(&mut v4);
+        config.pools[0] = Arc::new(v4);
+        refuses(&Rig::new(config).await.world, V4, &Unanswered::unheard()).await
+    }
+
+    #[tokio::test]
+    async fn a_pool_without_a_fence_is_seen_to_refuse_as_well() {
+        let standby = Fake::new(Habit::RefusesWrites);
+        assert_eq!(v4_refuses(&standby, |v4| v4.fence = None).await, Answer::Pass);
+        let answer = v4_refuses(&Fake::new(Habit::Serves), |v4| v4.fence = None).await;
+        assert!(matches!(answer, Answer::Fail(_)), "{answer}");
+        assert!(matches!(v4_refuses(&standby, |v4| v4.probes.clear()).await, Answer::Unknown(_)));
     }
 
     #[tokio::test]

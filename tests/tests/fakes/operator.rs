@@ -65,6 +65,22 @@ async fn a_cutover_to_nowhere_to_where_we_are_or_twice_is_refused() {
     rig.unharmed().await;
 }
 
+/// The operator is asked, since no fence undoes a promote that may have happened; its hook did nothing.
+#[tokio::test]
+async fn the_old_pool_can_be_adopted_though_the_new_one_has_no_fence() {
+    let rig = Plan::replicated().new_pool(|new| new.fence = None).start(&["alice"]).await;
+    rig.hooks.refuse(PROMOTE);
+    let cutover = rig.begin("new");
+    rig.state("limbo").await;
+    let ran = rig.proxy.run(&["cutover", "adopt", "old", "--reason", "new is a standby"]).await.unwrap();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    cutover.end().await;
+    rig.proxy.until(|status| status["state"] == "idle" && status["cutover"].is_null()).await.unwrap();
+    assert_eq!(rig.active().await, "old");
+    rig.login("alice").await;
+    rig.unharmed().await;
+}
+
 #[tokio::test]
 async fn the_log_says_how_a_cutover_ended_and_why() {
     let rig = Plan::replicated().start(&["alice"]).await;

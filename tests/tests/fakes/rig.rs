@@ -70,6 +70,7 @@ pub(super) struct Plan {
     redirect: String,
     lag: Duration,
     change: [fn(&mut Options); 2],
+    new_pool: fn(&mut Pool),
     prepare: fn(&Store, &Store),
 }
 
@@ -126,6 +127,7 @@ impl Plan {
             redirect: String::new(),
             lag: Duration::ZERO,
             change: [|_| {}, |_| {}],
+            new_pool: |_| {},
             prepare: |_, _| {},
         }
     }
@@ -211,6 +213,11 @@ impl Plan {
     /// The options of the old and of the new platform.
     pub(super) fn platforms(self, old: fn(&mut Options), new: fn(&mut Options)) -> Self {
         Self { change: [old, new], ..self }
+    }
+
+    /// What the configuration says otherwise of the new pool.
+    pub(super) fn new_pool(self, new_pool: fn(&mut Pool)) -> Self {
+        Self { new_pool, ..self }
     }
 
     /// What differs between the stores (old, new) before replication begins.
@@ -377,8 +384,10 @@ impl Plan {
         // No keepalive comes between what a test counts, unless it asks for it.
         let quiet = self.limits.contains("keepalive") || self.ceiling != "90s";
         let keepalive = if quiet { "" } else { "keepalive = \"60s\"\n" };
+        let mut new = pool("new");
+        (self.new_pool)(&mut new);
         Setup {
-            pools: vec![pool("old"), pool("new")],
+            pools: vec![pool("old"), new],
             mail: self.mail.unwrap_or_default().1.into(),
             http: self.web.map(|(lines, _)| format!("{}{lines}\n", self.routes())).unwrap_or_default(),
             https: self.https.into(),
