@@ -171,8 +171,8 @@ pub enum Cutover {
         /// Stands in the journal for ever
         #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
-        /// While no bascule runs: also if the journal shows a cutover that is not decided. The next start would
-        /// undo it or ask, with proofs; this ends it without
+        /// While no bascule runs: end the cutover that the journal shows unfinished. The next start would undo it,
+        /// with proofs that a dead pool never passes, or ask; this ends it without any, also for the old pool
         #[arg(long)]
         unproved: bool,
     },

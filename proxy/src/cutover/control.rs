@@ -242,7 +242,7 @@ impl Control {
                 (Stuck::Pausing(_), Side::Old) => {
                     let instead = format!(
                         "it is tried again by itself; where that cannot succeed: stop bascule, see to it that one pool \
-                         cannot write, then `bascule cutover adopt {pool} --reason TEXT`, and start it"
+                         cannot write, then `bascule cutover adopt {pool} --reason TEXT --unproved`, and start it"
                     );
                     return Err(Refusal::new(needs, instead));
                 }

@@ -87,6 +87,7 @@ impl Course {
                 pool: name(self.pool(side)),
                 epoch: if side == Side::New { next } else { self.epoch },
                 reason: format!("cutover {id}: {said}"),
+                unproved: false,
             },
         }
     }

@@ -69,13 +69,15 @@ impl History {
                 self.decided = Some(Side::New);
             }
             Record::Undone { .. } | Record::Done { .. } => self.unfinished = None,
-            Record::Adopted { pool, epoch, .. } => self.adopted(pool, epoch, at_ms),
+            Record::Adopted { pool, epoch, unproved, .. } => self.adopted(pool, epoch, unproved, at_ms),
         }
     }
 
-    /// The operator's word on an unfinished cutover completes it or undoes it; a third pool ends it.
-    fn adopted(&mut self, pool: String, epoch: Epoch, at_ms: u64) {
+    /// The operator's word on an unfinished cutover completes it or undoes it, with proofs; a third pool ends it, and so
+    /// does a word without proofs: the other pool may be dead, and no start would ever get over it.
+    fn adopted(&mut self, pool: String, epoch: Epoch, unproved: bool, at_ms: u64) {
         self.decided = match &self.unfinished {
+            _ if unproved => None,
             Some(Record::Entered { to, .. }) if *to == pool => Some(Side::New),
             Some(Record::Entered { from, .. }) if *from == pool => Some(Side::Old),
             Some(_) | None => None,

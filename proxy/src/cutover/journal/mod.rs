@@ -81,6 +81,9 @@ pub enum Record {
         epoch: Epoch,
         /// Why, in the operator's words.
         reason: String,
+        /// Nothing is to be proved after it: it ends the cutover that it finds.
+        #[serde(default)]
+        unproved: bool,
     },
 }
 
@@ -171,7 +174,8 @@ pub enum JournalError {
     /// The configuration lacks a pool that matters.
     #[error(
         "{path}: pool {pool:?} serves or takes part in an unfinished cutover, and the configuration has no such pool; \
-         add it, or say which one serves: `bascule cutover adopt POOL --reason …`"
+         add it, or say which one serves, and that nothing is to be proved any more: \
+         `bascule cutover adopt POOL --reason … --unproved`"
     )]
     UnknownPool {
         /// The file.
@@ -249,14 +253,14 @@ pub fn open(dir: &Path, config: &Config) -> Result<(Journal, Recovered), Journal
 }
 
 /// Repair by hand while no proxy runs: `pool`, one of the configuration, serves, whatever the journal said. A cutover in
-/// course is decided by it only if that is said to be `unproved`: the next start believes it.
+/// course is ended by it only if that is said to be `unproved`: the next start believes it.
 pub fn adopt(dir: &Path, pool: &str, reason: &str, unproved: bool) -> Result<(), JournalError> {
     let (mut journal, history) = Journal::load(dir)?;
     if !unproved {
         history.leaves_open(dir, pool)?;
     }
     let epoch = Epoch(history.epoch.0 + 1);
-    journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into() })
+    journal.settle(&Record::Adopted { pool: pool.into(), epoch, reason: reason.into(), unproved })
 }
 
 impl Journal {

@@ -201,6 +201,39 @@ async fn a_word_between_two_lives_decides_no_cutover_unless_it_is_said_to_be_unp
     }
 }
 
+/// A life that ended with v5 promoted, and v5 is dead or gone for good: no proof ever passes.
+#[tokio::test]
+async fn an_unproved_word_for_the_old_pool_ends_a_cutover_whose_new_pool_is_no_more() {
+    for stage in [Stage::Promoted, Stage::Soaking] {
+        let rig = Rig::new(config(Storage::Shared)).await;
+        let (dir, script) = (rig.dir.clone(), rig.script.clone());
+        drop(rig);
+        let mut bound = config(Storage::Shared);
+        bound.server.state_dir = dir.path().into();
+        let (mut log, _) = journal::open(dir.path(), &bound).unwrap();
+        let (from, to, epoch) = ("v4".into(), "v5".into(), Epoch(0));
+        let terms = course::terms(&bound.pools[0], &bound.pools[1]);
+        log.append(&Record::Entered { id: 1, from, to, epoch, stage: Stage::Promoted, terms }).unwrap();
+        if stage == Stage::Soaking {
+            log.append(&Record::Decided { id: 1, to: "v5".into(), epoch: Epoch(1) }).unwrap();
+        }
+        drop(log);
+        for asked in ["refuses v5", "engage v5"] {
+            script.twist(asked, 0, Twist::Fails, usize::MAX);
+        }
+        journal::adopt(dir.path(), "v4", "v5 is dead", true).unwrap();
+        // The configuration need not know the dead pool any more.
+        bound.pools.truncate(1);
+        let (_, recovered) = journal::open(dir.path(), &bound).unwrap();
+        assert_eq!((recovered.active, recovered.unfinished), (V4, None), "{stage}");
+        let again = Rig::over(config(Storage::Shared), dir, script, Box::new(|log| log)).await;
+        again.control.recover().await;
+        assert_eq!(again.control.status().state, Stage::Idle, "{stage}");
+        assert_eq!((again.world.topology.load().active, again.world.gate.phase()), (V4, Phase::Open));
+        assert!(again.script.log().is_empty(), "{:?}", again.script.log());
+    }
+}
+
 /// As the real journal when a sync fails: from the record on that enters this stage, which is there all the same, every
 /// append fails. Whether the whole can be replaced is up to the test.
 #[derive(Debug)]
