@@ -15,7 +15,7 @@ use bascule_protocols::imap::capability::{Capabilities, Pinned, pin};
 
 use crate::{
     checks::{
-        Answer,
+        Answer, proof,
         server::{Dial, Reach, enter},
     },
     config::{Account, Config, Pool, StandbyLogin},
@@ -93,7 +93,7 @@ pub async fn learn(world: &World, pool: PoolId) -> Result<Vec<String>, String> {
 /// or learnt of a standby is a promise, and this is when it is kept or not.
 pub async fn prove(world: &World, pool: PoolId) -> Answer {
     let config = world.topology.load().pool(pool).clone();
-    let Some(account) = config.probes.first() else {
+    let Some(account) = proof::prover(&config) else {
         return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
     let list = match ask(&Reach { world, pool }, account).await {

@@ -21,7 +21,7 @@ use crate::{
         trial::{self, Write},
         unanswered::Unanswered,
     },
-    config::{Account, FenceKind, HttpWrites, Protocol},
+    config::{Account, FenceKind, HttpWrites, Pool, Protocol},
     session::World,
     topology::PoolId,
 };
@@ -29,14 +29,20 @@ use crate::{
 /// The mailbox of the proofs; not that of the canaries, which must find theirs as they left it.
 const FOLDER: &str = "bascule-probe";
 
+/// Whose proofs these are: the last account's, since the first one may still have a canary on the other pool. A login that
+/// is refused counts as a refusal, whatever its reason is said to be: fences fail logins, and in the words for a wrong
+/// password too. So who is refused must be the one who was seen to write.
+pub(super) fn prover(pool: &Pool) -> Option<&Account> {
+    pool.probes.last()
+}
+
 /// Whether APPEND, STORE and EXPUNGE succeed on a fresh login, and every other protocol takes what it is for. All are
 /// asked at once. What is unclear is asked again until `within` has passed, since a server that was just started needs a
 /// moment, and so is what such a server says by SMTP and HTTP (4yz, 503); any other refusal is an answer at once, whatever
 /// the others say.
 pub async fn writes(world: &World, pool: PoolId, within: Duration, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
-    // The last account: the first one may still have a canary on the other pool.
-    let Some(account) = config.probes.last() else {
+    let Some(account) = prover(&config) else {
         return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
     let web = match by_http(world, pool, account) {
@@ -63,7 +69,7 @@ pub async fn writes(world: &World, pool: PoolId, within: Duration, unanswered: &
 /// by an earlier life of the proxy, or promoted and fenced again.
 pub async fn refuses(world: &World, pool: PoolId, unanswered: &Unanswered) -> Answer {
     let config = world.topology.load().pool(pool).clone();
-    let Some(account) = config.probes.first() else {
+    let Some(account) = prover(&config) else {
         return Answer::Unknown(format!("pool {} has no probe account", config.name));
     };
     // A pool without a fence is asked too, after a promote that nothing undoes: one that refuses is no less a proof.
@@ -188,7 +194,7 @@ mod tests {
     use super::*;
     use crate::{
         checks::fake::{Fake, Habit, account},
-        config::{Pool, Storage},
+        config::{Secret, Storage},
         cutover::testing::{Rig, V4, config},
     };
 
@@ -273,6 +279,15 @@ mod tests {
         let answer = v4_refuses(&Fake::new(Habit::Serves), |v4| v4.fence = None).await;
         assert!(matches!(answer, Answer::Fail(_)), "{answer}");
         assert!(matches!(v4_refuses(&standby, |v4| v4.probes.clear()).await, Answer::Unknown(_)));
+    }
+
+    /// The first one is refused as by a fence that fails logins, and v4 writes.
+    #[tokio::test]
+    async fn a_wrong_password_of_an_account_that_shows_no_writes_is_no_refusal() {
+        let wrong = Secret(Arc::new(b"wrong".to_vec().into()));
+        let pool = Fake::new(Habit::Serves);
+        let answer = v4_refuses(&pool, |v4| v4.probes[0].password = wrong.clone()).await;
+        assert!(matches!(&answer, Answer::Fail(saw) if saw.contains("APPEND was answered OK")), "{answer}");
     }
 
     #[tokio::test]
