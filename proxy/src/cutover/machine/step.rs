@@ -304,7 +304,9 @@ fn unstuck(home: Return, stuck: Stuck, why: String) -> (State, Reaction) {
             Some(Step::FenceNew) if home.terms.undo() == Undo::Impossible => {
                 return home.asks(Question::Promote);
             }
-            // It stays Limbo until the gate is open: this way home is longer than a hold may be.
+            // It stays Limbo until the gate opens: this way home is longer than a hold may be. That is the next thing now, and
+            // from then on the old pool serves, however long its sessions take.
+            Some(Step::Reopen) => return State::Aborting(home, Step::Reopen).enter(),
             Some(next) => Stuck::Home(next),
         },
         Stuck::Pausing(step) => Stuck::Home(step),

@@ -5,10 +5,16 @@
 use std::sync::Arc;
 
 use super::{
-    super::testing::{Rig, Script, Twist, V5, config},
+    super::{
+        testing::{Rig, Script, Twist, V5, config},
+        types::Stage,
+    },
     USERS, impatient, serves, went_home,
 };
-use crate::config::{Config, StandbyLogin, Storage};
+use crate::{
+    config::{Config, Protocol, StandbyLogin, Storage},
+    gate::Phase,
+};
 
 /// v5 takes logins before its promote, or does not.
 fn standby(login: StandbyLogin) -> Config {
@@ -61,4 +67,23 @@ async fn one_account_cannot_show_whose_mail_logins_show() {
     let refused = rig.control.start("v5").await.unwrap_err();
     assert!(refused.why[0].contains("pool v5 has one probe account"), "{refused:?}");
     assert!(refused.why[0].contains("pool.v5.probe"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn limbo_is_over_when_the_gate_opens_though_sessions_are_still_attached() {
+    let rig = impatient(config(Storage::Shared)).await;
+    rig.script.twist("engage v4", 0, Twist::Fails, 1);
+    rig.script.twist("release v4", 0, Twist::Fails, usize::MAX);
+    rig.control.start("v5").await.unwrap();
+    let mut changes = rig.control.watch();
+    changes.wait_for(|status| status.limbo.is_some()).await.unwrap();
+    // It came meanwhile, and carries out no order.
+    let silent = rig.world.registry.enter("127.0.0.1:1".parse().unwrap(), "test".into(), Protocol::Imap);
+    silent.handle.describe(|info| info.identity = "dave".into());
+    rig.script.untwist();
+    let open = changes.wait_for(|status| status.gate == Phase::Open).await.unwrap().clone();
+    assert_eq!((open.state, open.limbo), (Stage::Aborting, None));
+    drop(silent);
+    rig.over_and_idle().await;
+    went_home(&rig, "in the end");
 }
