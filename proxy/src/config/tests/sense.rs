@@ -121,7 +121,8 @@ fn two_pools_are_two_servers() {
     for (from, to) in [
         ("\"mx.v5.internal:25\"", "\"mx.v4.internal:25\""),
         ("\"smtp.v5.internal:465\"", "\"smtp.v4.internal:587\""),
-        ("\"[fd00::5]:5232\"", "\"dav.v4.internal:8443\""),
+        // In another order and in other letters.
+        ("\"[fd00::5]:80\"", "\"Web2.v4.internal:80\", \"web1.v4.internal:80\""),
     ] {
         load(&folder(), &FULL.replace(from, to)).map_err(|error| error.render()).unwrap();
     }
@@ -129,6 +130,34 @@ fn two_pools_are_two_servers() {
     let shared = FULL.replace("\"replicated\"", "\"shared\"").replace("fence_keeps_reads = true, ", "");
     let shared = shared.replace("\"[fd00::5]:24\"", "\"imap1.v4.internal:24\"");
     load(&folder(), &shared).map_err(|error| error.render()).unwrap();
+}
+
+/// What both pools have is asked by no proof: that is said of a whole service, and only of one that no fence is needed for.
+#[test]
+fn a_service_of_http_is_of_both_pools_or_of_one() {
+    let web = "\"[fd00::5]:80\"";
+    for (some, shared) in [
+        ("\"web1.v4.internal:80\"", "web1.v4.internal:80"),
+        ("\"[fd00::5]:80\", \"WEB2.v4.internal:80\"", "WEB2.v4.internal:80"),
+    ] {
+        says(
+            &refused_at(&format!("[{some}]"), web, some),
+            &format!("pool.v5.http.webmail.servers: {shared} is the server of pool v4 as well"),
+            "name the same servers in both pools, or none of them in both",
+        );
+    }
+    let dav = ("\"[fd00::5]:5232\"", "\"dav.v4.internal:8443\"");
+    says(
+        &refused_at("\"dav.v4.internal:8443\"]\ntls     =   { mode = \"none\" }", dav.0, dav.1),
+        "pool.v5.http.dav.servers: dav.v4.internal:8443 is the server of pool v4 as well",
+        "write an address of its own for each pool",
+    );
+    let both = FULL.replace(dav.0, dav.1);
+    let stores_nothing = both.replace("probe = \"/dav/{user}/probe.ics\"", "probe = \"none\"");
+    let one_store = both.replace("\"replicated\"", "\"shared\"").replace("fence_keeps_reads = true, ", "");
+    for whole in [stores_nothing, one_store] {
+        load(&folder(), &whole).map_err(|error| error.render()).unwrap();
+    }
 }
 
 #[test]

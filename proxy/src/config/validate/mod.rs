@@ -10,7 +10,11 @@ mod pool;
 mod table;
 mod web;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use serde_spanned::Spanned;
 use table::{Table, bytes, span};
@@ -79,30 +83,63 @@ fn loops(
     Ok(())
 }
 
-/// A server with a store is of one pool: no fence could stop it for one and leave it to the other. Who stores nothing may
-/// serve both (a smart host, a webmail), and so may an LMTP server on the one store under them.
+/// Which servers two pools may both name.
 fn stores(root: &Table<'_>, raw: &raw::File, storage: Storage) -> Result<(), ConfigError> {
-    let place = |server: &str| match server.parse::<SocketAddr>() {
-        Ok(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).to_string(),
-        Err(_) => server.to_ascii_lowercase(),
-    };
-    let stored = |service: &str| service == "imap" || (service == "lmtp" && storage == Storage::Replicated);
-    let mut seen = BTreeMap::new();
     for (name, pool) in &raw.pool {
-        for (service, servers) in pool.get_ref().servers().filter(|(service, _)| stored(service)) {
-            for written in servers {
-                let key = format!("pool.{name}.{service}.servers");
-                let Some(other) = seen.insert((service.clone(), place(written.get_ref())), name) else {
-                    continue;
-                };
-                let what = format!("{} is the server of pool {other} as well", written.get_ref());
-                let instead = "write an address of its own for each pool (two versions on one machine: two ports); a fence \
-                               stops one of them and leaves the other";
-                return Err(root.refuse(&key, written.span(), what, instead));
-            }
+        for (other, theirs) in raw.pool.iter().take_while(|(other, _)| *other != name) {
+            apart(root, [(name, pool.get_ref()), (other, theirs.get_ref())], storage)?;
         }
     }
     Ok(())
+}
+
+/// A server with a store is of one pool: no fence could stop it for one and leave it to the other. Who stores nothing may
+/// serve both (a smart host, a webmail), and so may LMTP and HTTP servers on the one store under them. Of a service both
+/// pools have all servers or none: proofs leave out what both have, and nobody would miss one of several there.
+fn apart(
+    root: &Table<'_>,
+    [(name, pool), (other, theirs)]: [(&String, &raw::Pool); 2],
+    storage: Storage,
+) -> Result<(), ConfigError> {
+    for (service, servers) in pool.servers() {
+        let others = theirs.servers().find(|(named, _)| *named == service);
+        let others = others.map_or_else(BTreeSet::new, |(_, servers)| places(servers));
+        let shared = servers.iter().find(|written| others.contains(&place(written.get_ref())));
+        let Some(written) = shared else { continue };
+        let instead = if [pool, theirs].iter().any(|pool| stored(pool, &service, storage)) {
+            "write an address of its own for each pool (two versions on one machine: two ports); a fence stops one of them \
+             and leaves the other"
+        } else if places(servers) != others {
+            "name the same servers in both pools, or none of them in both: what both have is left out of every proof"
+        } else {
+            continue;
+        };
+        let what = format!("{} is the server of pool {other} as well", written.get_ref());
+        return Err(root.refuse(&format!("pool.{name}.{service}.servers"), written.span(), what, instead));
+    }
+    Ok(())
+}
+
+/// Whether a service writes to a store of its pool alone, as far as its pool says.
+fn stored(pool: &raw::Pool, service: &str, storage: Storage) -> bool {
+    let path = |name| {
+        let probe = pool.http.get(name).and_then(|service| service.get_ref().probe.as_ref());
+        probe.is_some_and(|probe| probe.get_ref() != "none")
+    };
+    let copied = service == "lmtp" || service.strip_prefix("http.").is_some_and(path);
+    service == "imap" || (copied && storage == Storage::Replicated)
+}
+
+/// One way to write each address.
+fn place(server: &str) -> String {
+    match server.parse::<SocketAddr>() {
+        Ok(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).to_string(),
+        Err(_) => server.to_ascii_lowercase(),
+    }
+}
+
+fn places(servers: &[Spanned<String>]) -> BTreeSet<String> {
+    servers.iter().map(|written| place(written.get_ref())).collect()
 }
 
 /// Names go into commands, metrics and the journal.
