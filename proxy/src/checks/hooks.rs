@@ -16,6 +16,7 @@ use tokio::{
     io::AsyncReadExt,
     net::unix::pipe::Receiver,
     process::{Child, Command},
+    task::spawn_blocking,
     time::{sleep_until, timeout, timeout_at},
 };
 
@@ -100,10 +101,10 @@ async fn begin(
     let until = begun + hook.timeout;
     let started = async {
         let (command, said, apart) = prepare(hook, env, text.is_some())?;
-        Ok((start(command, note).await?, said, apart))
+        Ok((start(command, note.is_some()).await?, said, apart))
     };
     let ended = |status| Outcome { status, output: String::new(), took: begun.elapsed() };
-    let ((mut child, mut group), said, apart) = match timeout_at(until.into(), started).await {
+    let ((mut child, mut group, noted), said, apart) = match timeout_at(until.into(), started).await {
         Ok(Ok(started)) => started,
         Ok(Err(error)) => {
             let error: io::Error = error;
@@ -111,6 +112,7 @@ async fn begin(
         }
         Err(_) => return ended(Status::TimedOut),
     };
+    let keeping = note.zip(noted).map(|(dir, noted)| spawn_blocking(move || keep(&dir, &noted)));
     let mut tail = Tail { pipe: said, kept: Vec::new() };
     let mut whole = apart.zip(text).map(|(pipe, (text, limit))| Whole { pipe, text, limit });
     let status = tokio::select! {
@@ -125,6 +127,10 @@ async fn begin(
             Status::TimedOut
         }
     };
+    if let Some(keeping) = keeping {
+        // So that it does not take the place of the next one's. What the hook came to is known already.
+        let _ = timeout_at(until.into(), keeping).await;
+    }
     let _ = timeout(LAST_WORDS, tail.read()).await;
     if let Some(whole) = &mut whole {
         let _ = timeout(LAST_WORDS, whole.read()).await;
@@ -160,23 +166,32 @@ fn prepare(
 }
 
 /// Starts it. A program on a file system that hangs would keep this thread; whoever no longer waits for it leaves
-/// nothing behind.
-async fn start(mut command: Command, dir: Option<PathBuf>) -> io::Result<(Child, Group)> {
+/// nothing behind. With what is to be noted of it, which is not written here: a disk that hangs must not keep back what
+/// would end it.
+async fn start(mut command: Command, noted: bool) -> io::Result<(Child, Group, Option<String>)> {
     let started = move || {
         let child = command.spawn().map_err(|error| {
             let program = command.as_std().get_program().display();
             io::Error::new(error.kind(), format!("{program}: {error}"))
         })?;
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let group = Group(leader);
-        if let Some((dir, leader)) = dir.zip(leader)
-            && let Err(error) = note::write(&dir, leader)
-        {
-            tracing::warn!(%error, "a hook was started and could not be noted");
-        }
-        Ok((child, group))
+        let note = leader.filter(|_| noted).map_or(Ok(None), note::of).unwrap_or_else(|error| {
+            unnoted(&error);
+            None
+        });
+        Ok((child, Group(leader), note))
     };
-    tokio::task::spawn_blocking(started).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    spawn_blocking(started).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn keep(dir: &Path, note: &str) {
+    if let Err(error) = note::write(dir, note) {
+        unnoted(&error);
+    }
+}
+
+fn unnoted(error: &io::Error) {
+    tracing::warn!(%error, "a hook was started and could not be noted");
 }
 
 /// Waits for the end and reads meanwhile, so that a full pipe stops nobody.
@@ -270,7 +285,7 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io::Write as _};
 
     use super::*;
 
@@ -284,18 +299,26 @@ mod tests {
         }
     }
 
+    fn fifo(path: &Path) {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+    }
+
     /// A named pipe that a child of the hook holds open: its end is an event, not a guess.
     struct Child(Receiver);
 
     impl Child {
         /// The pipe, and a script that starts a child which says that it lives and then stays.
         fn new(dir: &Path) -> (Self, Hook) {
+            Self::of(dir, |alive| format!("(echo >&3; sleep 1000) 3>{alive} & echo begun; wait"))
+        }
+
+        /// The same with a script of the test's own.
+        fn of(dir: &Path, body: impl Fn(std::path::Display<'_>) -> String) -> (Self, Hook) {
             let path = dir.join("alive");
-            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-            rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+            fifo(&path);
             let pipe = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&path).unwrap();
-            let body = format!("(echo >&3; sleep 1000) 3>{} & echo begun; wait", path.display());
-            (Self(pipe), script(dir, &body))
+            (Self(pipe), script(dir, &body(path.display())))
         }
 
         async fn born(&mut self) {
@@ -369,6 +392,27 @@ mod tests {
         child.gone().await;
     }
 
+    /// The disk hangs under the note: nobody reads what a pipe in its place is given.
+    #[tokio::test]
+    async fn the_time_limit_and_the_kill_wait_for_no_note() {
+        let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [note, go, done] = [state.path().join("hook"), dir.path().join("go"), dir.path().join("done")];
+        (fifo(&note), fifo(&go));
+        let both = |path| fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut word = both(&go);
+        let body = format!("echo >&3; read word <{}; touch {}", go.display(), done.display());
+        let (mut child, mut hook) = Child::of(dir.path(), |alive| format!("exec 3>{alive}; {body}"));
+        hook.timeout = Duration::from_secs(2);
+        let (outcome, ()) = tokio::join!(run_noted(&hook, &[], state.path()), child.born());
+        // Were it alive it would go on now.
+        word.write_all(b"go\n").unwrap();
+        child.gone().await;
+        // The thread that writes the note is let go, wherever it is.
+        let _disk = both(&note);
+        fs::remove_file(&note).unwrap();
+        assert_eq!((outcome.status, done.exists()), (Status::TimedOut, false));
+    }
+
     #[tokio::test]
     async fn a_service_left_behind_lives_and_holds_nobody_up() {
         let dir = tempfile::tempdir().unwrap();
@@ -386,7 +430,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let flood = "i=0; while [ $i -lt 20000 ]; do echo \"line $i of a flood that no pipe can hold\"; i=$((i+1)); done";
         let (command, pipe, _) = prepare(&script(dir.path(), flood), &[], false).unwrap();
-        let (mut child, _group) = start(command, None).await.unwrap();
+        let (mut child, _group, _) = start(command, false).await.unwrap();
         let mut tail = Tail { pipe, kept: Vec::new() };
         tail.read().await;
         assert!(child.wait().await.unwrap().success());

@@ -14,10 +14,9 @@ const NAME: &str = "hook";
 /// How long the end of a killed hook is waited for: it does nothing more, but what it was doing in the kernel may last.
 const REAP: Duration = Duration::from_secs(5);
 
-/// Notes that this process group runs; it takes the place of the one before, which has ended. One that is so short that
-/// it has ended already leaves nothing behind.
-pub(super) fn write(dir: &Path, leader: Pid) -> io::Result<()> {
-    text(leader)?.map_or(Ok(()), |text| fs::write(dir.join(NAME), text))
+/// Notes that this one runs; it takes the place of the one before, which has ended.
+pub(super) fn write(dir: &Path, note: &str) -> io::Result<()> {
+    fs::write(dir.join(NAME), note)
 }
 
 /// Ends the hook that a killed process left behind, and its children. One that ended by itself may have left a service.
@@ -27,7 +26,7 @@ pub(crate) fn end_left_behind(dir: &Path) {
     let Some(leader) = leader else { return };
     // Opened before it is looked at: from here on the number is nobody else's.
     let Ok(process) = pidfd_open(leader, PidfdFlags::empty()) else { return };
-    if text(leader).ok().flatten() != Some(noted) {
+    if of(leader).ok().flatten() != Some(noted) {
         return;
     }
     tracing::warn!(
@@ -44,8 +43,9 @@ pub(crate) fn end_left_behind(dir: &Path) {
     }
 }
 
-/// What tells this process from every other one, at any time; nothing where it has ended and was not reaped.
-fn text(leader: Pid) -> io::Result<Option<String>> {
+/// What tells this process from every other one, at any time; nothing where it has ended and was not reaped: one that is so
+/// short leaves nothing behind. To be asked before it can be reaped.
+pub(super) fn of(leader: Pid) -> io::Result<Option<String>> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", leader.as_raw_nonzero()))?;
     // The name may hold anything; behind its last bracket stand the state, the third of all, and the start, the 22nd.
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
@@ -66,7 +66,7 @@ mod tests {
     /// A program in a group of its own, as a process that is killed leaves it behind.
     fn left(dir: &Path) -> std::process::Child {
         let child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
-        write(dir, Pid::from_child(&child)).unwrap();
+        write(dir, &of(Pid::from_child(&child)).unwrap().unwrap()).unwrap();
         child
     }
 
@@ -83,13 +83,11 @@ mod tests {
 
     #[test]
     fn one_that_has_ended_already_is_nothing_to_note() {
-        let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new("true").spawn().unwrap();
         let leader = Pid::from_child(&child);
         let ended = pidfd_open(leader, PidfdFlags::empty()).unwrap();
         poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
-        write(dir.path(), leader).unwrap();
-        assert!(!dir.path().join(NAME).exists());
+        assert_eq!(of(leader).unwrap(), None);
         child.wait().unwrap();
     }
 
