@@ -286,7 +286,53 @@ pub fn id(tag: &Tag) -> Vec<u8> {
     [b"* ID (\"name\" \"bascule\")\r\n", &answer(tag, "OK ID completed.")[..]].concat()
 }
 
+/// What of a client's ID may stand behind the proxy's own fields: key and value, quoted anew. Servers that trust the
+/// proxy act on every `x-` key of the ID they are told (Dovecot), so a client has none. `None`: it is no list.
+pub fn harmless_id(arguments: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = arguments.strip_prefix(b"(")?.strip_suffix(b")")?;
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let (key, behind) = command::astring(rest)?;
+        let nil = command::word(behind).0.eq_ignore_ascii_case(b"NIL");
+        let (value, behind) = command::astring(behind)?;
+        let mut pair = b" ".to_vec();
+        // What needs a literal would need a dialogue of its own; it is only for logs.
+        let mut quoted = command::quote(&key, &mut pair);
+        pair.push(b' ');
+        if nil {
+            pair.extend_from_slice(b"NIL");
+        } else {
+            quoted &= command::quote(&value, &mut pair);
+        }
+        if quoted && !key.get(..2).is_some_and(|begins| begins.eq_ignore_ascii_case(b"x-")) {
+            out.extend(pair);
+        }
+        rest = behind;
+    }
+    Some(out)
+}
+
 /// The answer to LOGOUT.
 pub fn logout(tag: &Tag) -> Vec<u8> {
     [b"* BYE Logging out\r\n", &answer(tag, "OK Logout completed.")[..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_clients_id_no_field_is_left_that_servers_trust() {
+        let told = |list: &[u8]| harmless_id(list).map(|out| String::from_utf8(out).unwrap());
+        let list = br#"("name" "x" "X-Originating-IP" "127.0.0.1" "x-forward-a" NIL "os" nil "nil" "NIL")"#;
+        assert_eq!(told(list).unwrap(), r#" "name" "x" "os" NIL "nil" "NIL""#);
+        assert_eq!(told(br#"("a\"b" x)"#).unwrap(), r#" "a\"b" "x""#);
+        assert_eq!(told(b"({4}\r\nx-ip \"1\" {1}\r\na {2}\r\nbc)").unwrap(), r#" "a" "bc""#);
+        assert_eq!(told("(\"name\" \"é\" \"os\" \"a\")".as_bytes()).unwrap(), r#" "os" "a""#);
+        assert_eq!(told(b"()").unwrap(), "");
+        for none in [&b"NIL"[..], b"", b"(\"name\")", b"(\"name\" \"open)", b"(\"a\" {9}\r\nb)", b"(\"a\" )"]
+        {
+            assert_eq!(told(none), None, "{none:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use bascule_protocols::imap::{
     capability::Capabilities,
-    login::Credentials,
+    login::{Credentials, harmless_id},
     restore::{Failure, Login, Outcome, Plan},
 };
 
@@ -204,8 +204,8 @@ async fn opened_after_shut(world: &World, handle: &Handle) {
     until_shut(world, handle, epoch).await;
 }
 
-/// The arguments of the first ID: the client's address for servers that trust us (Dovecot's keys), then the
-/// client's own list.
+/// The arguments of the first ID: the client's address for servers that trust us (Dovecot's keys), then what of
+/// the client's own list no server takes for ours.
 pub(super) fn id_arguments(
     service: &Service,
     handle: &Handle,
@@ -229,14 +229,7 @@ pub(super) fn id_arguments(
         );
     }
     let mut out = out.into_bytes();
-    let list = client_id.and_then(|id| id.strip_prefix(b"(")).and_then(|id| id.strip_suffix(b")"));
-    // A literal in the list would need a dialogue of its own; it is only for logs.
-    if let Some(list) =
-        list.filter(|list| !list.is_empty() && !list.contains(&b'{') && !list.contains(&b'\n'))
-    {
-        out.push(b' ');
-        out.extend_from_slice(list);
-    }
+    out.extend(client_id.and_then(harmless_id).unwrap_or_default());
     out.push(b')');
     Some(out)
 }
@@ -256,6 +249,19 @@ mod tests {
         cutover::testing::{Rig, V4, config},
         session::imap::end::tests::credentials,
     };
+
+    #[tokio::test]
+    async fn a_client_says_nothing_about_its_address_that_a_server_would_believe() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let entry = world.registry.enter("192.0.2.7:1".parse().unwrap(), "imap".into(), Protocol::Imap);
+        let mut service = world.topology.load().active().imap.clone();
+        service.client_address = ClientAddress::Id;
+        let list = br#"("name" "x" "X-Originating-IP" "127.0.0.1")"#;
+        let told = id_arguments(&service, &entry.handle, None, Some(list)).unwrap();
+        let told = String::from_utf8(told).unwrap().to_ascii_lowercase();
+        assert_eq!(told.matches("x-originating-ip").count(), 1, "{told}");
+        assert!(told.contains("192.0.2.7") && told.ends_with(r#" "name" "x")"#), "{told}");
+    }
 
     #[tokio::test]
     async fn a_login_that_the_gate_interrupts_is_there_until_its_connection_has_ended() {
