@@ -9,6 +9,7 @@ mod hooks;
 mod http;
 mod idle;
 mod load;
+mod lost;
 mod operator;
 mod prewarm;
 mod rig;

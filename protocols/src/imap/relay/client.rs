@@ -57,15 +57,15 @@ impl Relay {
             // Its data would be read as commands.
             Reading::Idle if fragment::literal(text).is_some() => return (n, close(text, LineError::Marker)),
             Reading::Idle => Verdict::Own(Own::NotDone),
-            Reading::Discard(tag, _) => {
+            Reading::Discard(refusal, _) => {
                 if let Some(literal) = fragment::literal(text) {
                     // A chain of refused literals: the synchronising ones will not come.
                     if !literal.sync {
-                        self.reading = Reading::Discard(tag, literal.size);
+                        self.reading = Reading::Discard(refusal, literal.size);
                         return (n, Verdict::NeedMore);
                     }
                 }
-                Verdict::Own(Own::Refuse(answer(&tag, "NO [TOOBIG] Literal too large.")))
+                Verdict::Own(Own::Refuse(refusal))
             }
             Reading::Command | Reading::AfterData | Reading::Announced(_) | Reading::Data(_) => {
                 if let Some(literal) = fragment::literal(text) {
@@ -112,8 +112,18 @@ impl Relay {
         if literal.size > ABSURD {
             return Err(TooLong.into());
         }
-        self.reading = Reading::Discard(tag.clone(), literal.size);
+        self.reading = Reading::Discard(answer(tag, "NO [TOOBIG] Literal too large."), literal.size);
         Ok(false)
+    }
+
+    /// The command whose literals are being read is not wanted any more: it is read to its end, and refused then.
+    pub fn discard(&mut self, refusal: Vec<u8>) {
+        let left = match self.reading {
+            Reading::Data(left) => left,
+            Reading::AfterData => 0,
+            Reading::Command | Reading::Announced(_) | Reading::Idle | Reading::Discard(..) => return,
+        };
+        self.reading = Reading::Discard(refusal, left);
     }
 
     /// The backend refused an upload before its literal was sent: the next line is a command.

@@ -162,8 +162,8 @@ enum Reading {
     /// The line after a literal.
     AfterData,
     Idle,
-    /// A refused literal that comes all the same: bytes, then the rest of the command.
-    Discard(Tag, u64),
+    /// A refused command that comes all the same: what it is told at its end, and the bytes before its next line.
+    Discard(Vec<u8>, u64),
 }
 
 /// The backend's IDLE, under a tag of the proxy's own.

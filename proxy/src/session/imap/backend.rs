@@ -165,10 +165,17 @@ impl Session {
         self.drop_backend()
     }
 
-    /// Gives the backend up; the session waits for another.
+    /// Gives the backend up; the session waits for another. Behind a write that it took with it nothing that waits is
+    /// executed: it may rest on that write (semantics §1.d.2).
     pub(super) fn drop_backend(&mut self) -> Result<(), End> {
+        let lost_writes = self.relay.in_flight().0 > 0;
         let told = self.relay.lose_backend();
         self.say(&told);
+        if lost_writes {
+            self.refuse_queue();
+            self.refuse_upload();
+            self.refuse_waiting_literal("backend_lost")?;
+        }
         let uploads = self.detach_uploads();
         self.backend = None;
         self.mark_held();

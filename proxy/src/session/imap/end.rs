@@ -12,6 +12,7 @@ use super::{
     orders::see_out,
     pipe::Pipe,
     relay::{Backend, End, Session},
+    upload::Path,
 };
 use crate::{gate::Standing, session::stays};
 
@@ -67,6 +68,15 @@ impl Session {
 
     /// Every held command is answered; none of them, nor those behind them, is executed (semantics §1.d.2).
     pub(super) fn refuse_held(&mut self) -> Result<(), End> {
+        if self.refuse_queue() {
+            // It waits for the rest of a command that will not come.
+            self.drop_backend()?;
+        }
+        self.refuse_waiting_literal("ceiling")
+    }
+
+    /// Refuses what waits whole. True: the backend has the beginning of it.
+    pub(super) fn refuse_queue(&mut self) -> bool {
         let mut half_sent = false;
         if let Some(sending) = self.sending.take() {
             half_sent = true;
@@ -80,19 +90,31 @@ impl Session {
             self.world().metrics.held_commands.sub(i64::from(held.since.is_some()));
             self.say(&unavailable(&held.sent.tag));
         }
-        if half_sent {
-            // It waits for the rest of a command that will not come.
-            self.drop_backend()?;
-        }
-        if let Some(waiting) = self.waiting_literal.take() {
-            let tag = waiting.begins.map(|b| b.0).unwrap_or_default();
-            if !waiting.literal.sync {
-                return Err(End::Farewell("ceiling"));
-            }
+        self.describe_queue();
+        half_sent
+    }
+
+    /// Refuses what is being received: now where its client waits for `+`, else at its end.
+    pub(super) fn refuse_upload(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        let answered = matches!(upload.path, Path::Streaming { answered: true, .. });
+        let refusal = if answered { Vec::new() } else { unavailable(&upload.tag) };
+        if self.relay.undecided() {
             self.relay.cancel_literal();
-            self.say(&unavailable(&tag));
+            self.say(&refusal);
+        } else {
+            self.relay.discard(refusal);
         }
         self.describe_queue();
+    }
+
+    pub(super) fn refuse_waiting_literal(&mut self, reason: &'static str) -> Result<(), End> {
+        let Some(waiting) = self.waiting_literal.take() else { return Ok(()) };
+        if !waiting.literal.sync {
+            return Err(End::Farewell(reason));
+        }
+        self.relay.cancel_literal();
+        self.say(&unavailable(&waiting.begins.map(|b| b.0).unwrap_or_default()));
         Ok(())
     }
 

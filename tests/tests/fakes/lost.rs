@@ -1,0 +1,63 @@
+//! What becomes of what waits where a server took an answer with it.
+//!
+//! Rule: a cutover is stopped before the gate shuts at a canary of its own ([`braked`]), so that a command is on its
+//! way when it does, and nothing is timed.
+
+use bascule_tests::{
+    client::Status,
+    fake::{Op, Reaction, Stall},
+};
+
+use super::rig::{Plan, Rig, Running, through};
+
+fn stalled(stall: &Stall) -> Reaction {
+    Reaction { stall: Some(stall.clone()), times: Some(1), ..Reaction::default() }
+}
+
+/// A cutover that knows every view and has not shut the gate, and what lets it go on.
+async fn braked(rig: &Rig) -> (Running, Stall) {
+    let brake = Stall::default();
+    rig.old_pool().react("UID STORE", stalled(&brake));
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&brake).await;
+    (cutover, brake)
+}
+
+fn work(old: &bascule_tests::fake::Store, new: &bascule_tests::fake::Store) {
+    for store in [old, new] {
+        store.change("alice", Op::Create { mailbox: "Work".into(), validity: 7 });
+    }
+}
+
+#[tokio::test]
+async fn what_is_held_behind_a_copy_that_was_lost_is_refused_with_it() {
+    let rig = Plan::replicated().stores(work).start(&["alice"]).await;
+    let mut alice = rig.inbox("alice").await;
+    let (cutover, brake) = braked(&rig).await;
+    let lost = Stall::default();
+    rig.old_pool().react("COPY", Reaction { drop: true, ..stalled(&lost) });
+    let copy = alice.start("COPY 1 Work").await.unwrap();
+    lost.reached(1).await;
+    brake.release();
+    rig.state("holding").await;
+    let store = alice.start("STORE 1 +FLAGS.SILENT (\\Deleted)").await.unwrap();
+    let expunge = alice.start("EXPUNGE").await.unwrap();
+    let (id, message) = rig.ledger.message(300);
+    let append = alice.begin(&format!("APPEND Work {{{}}}", message.len())).await.unwrap();
+    assert_eq!(alice.go_ahead(&append).await.unwrap(), None);
+    alice.write(&message[..100]).await.unwrap();
+    rig.proxy.until_session(|session| session["upload"][0] == 100).await.unwrap();
+    lost.release();
+    for tag in [copy, store, expunge] {
+        let reply = alice.finish(&tag).await.unwrap();
+        assert_eq!(reply.status, Status::No, "{reply:?}");
+    }
+    alice.complete(&append, &message[100..]).await.unwrap();
+    let reply = alice.finish(&append).await.unwrap();
+    assert!(reply.status == Status::No && reply.text.starts_with("[UNAVAILABLE]"), "{reply:?}");
+    rig.settle(&id, &reply);
+    through(cutover.end().await);
+    assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
+    assert!(rig.new_pool().store().messages("alice", "Work").is_empty());
+    rig.unharmed().await;
+}
