@@ -2,9 +2,12 @@
 //!
 //! Rule: what was done before the fence is looked at while the fence's hook waits; nothing is timed.
 
-use bascule_tests::{client::Client, fake::Stall};
+use bascule_tests::{
+    client::Client,
+    fake::{Options, Reaction, Stall},
+};
 
-use super::rig::{FENCE, Plan, Rig, Running, aborted, heard, through};
+use super::rig::{FENCE, PASSWORD, Plan, Rig, Running, aborted, heard, through};
 
 /// The hook that stops the old platform where both have one store.
 const STOP: &str = "fence old stop";
@@ -95,5 +98,28 @@ async fn on_one_store_nobody_logs_in_ahead() {
     for session in &mut sessions {
         session.command("NOOP").await.unwrap().ok().unwrap();
     }
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn what_a_client_enables_while_its_session_logs_in_ahead_is_enabled_there_too() {
+    let more =
+        |options: &mut Options| options.capabilities.extend(["CONDSTORE", "QRESYNC"].map(String::from));
+    let rig = Plan::replicated().platforms(more, more).start(&["alice"]).await;
+    // Probes say LOGIN.
+    let mut alice = rig.proxy.connect().await.unwrap();
+    alice.authenticate("", "alice", PASSWORD, true).await.unwrap().ok().unwrap();
+    let login = Stall::default();
+    let stalled = Reaction { stall: Some(login.clone()), times: Some(1), ..Reaction::default() };
+    rig.new_pool().react("AUTHENTICATE", stalled);
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&login).await;
+    alice.command("ENABLE QRESYNC").await.unwrap().ok().unwrap();
+    login.release();
+    through(cutover.end().await);
+    alice.command("NOOP").await.unwrap().ok().unwrap();
+    let all = rig.new_pool().transcripts();
+    let serves = all.iter().find(|t| t.user.as_deref() == Some("alice") && t.contains(b" NOOP\r\n"));
+    assert!(serves.unwrap().contains(b" ENABLE QRESYNC\r\n"), "what the session was told");
     rig.unharmed().await;
 }

@@ -11,6 +11,7 @@ mod spare;
 use std::{future::Future, pin::Pin, time::Instant};
 
 use bascule_protocols::imap::{
+    reconcile::Found,
     relay::Relay,
     restore::{Failure, Outcome},
 };
@@ -37,10 +38,13 @@ pub(super) enum ErrandResult {
     SpareLeft(bool),
     /// The standby was dialled, or not.
     Dialled(PoolId, Option<Leg>),
-    Prewarmed(PoolId, Result<(Leg, Outcome), Failure>),
-    Verified(PoolId, Result<(Leg, Outcome), Failure>),
+    Prewarmed(Look),
+    Verified(Look),
     Attached(PoolId, Epoch, Box<Result<(Leg, Outcome), Failure>>),
 }
+
+/// A look at the standby: the connection, and the mailbox as it is there.
+type Look = Result<(Spare, Option<Found>), Failure>;
 
 pub(super) type ErrandFuture = Pin<Box<dyn Future<Output = ErrandResult> + Send>>;
 
@@ -222,8 +226,8 @@ impl Session {
                 self.orders.dialling = false;
                 self.spare = leg.map(|leg| Spare::dialled(pool, leg));
             }
-            ErrandResult::Prewarmed(pool, result) => self.on_prewarmed(pool, result),
-            ErrandResult::Verified(pool, result) => self.on_verified(pool, result),
+            ErrandResult::Prewarmed(look) => self.on_prewarmed(look),
+            ErrandResult::Verified(look) => self.on_verified(look),
             ErrandResult::Attached(pool, epoch, result) => return self.on_attached(pool, epoch, *result),
         }
         Ok(())
@@ -235,7 +239,12 @@ pub(super) async fn see_out(errand: ErrandFuture) -> bool {
     let leg = match timeout(LEAVE, errand).await {
         Ok(ErrandResult::Left(ended) | ErrandResult::SpareLeft(ended)) => return ended,
         Ok(ErrandResult::Dialled(..)) => return true,
-        Ok(ErrandResult::Prewarmed(_, result) | ErrandResult::Verified(_, result)) => result,
+        Ok(ErrandResult::Prewarmed(look) | ErrandResult::Verified(look)) => {
+            return match look {
+                Ok((spare, _)) => spare.leave().await,
+                Err(_) => true,
+            };
+        }
         Ok(ErrandResult::Attached(.., result)) => *result,
         Err(_) => return false,
     };

@@ -5,18 +5,14 @@
 
 use std::sync::Arc;
 
-use bascule_protocols::imap::{
-    restore::{Failure, Outcome},
-    state::Unmovable,
-};
+use bascule_protocols::imap::{restore::Failure, state::Unmovable};
 
 use super::{
     super::{open::reach, relay::Session},
-    ErrandResult, Looking, Spare,
+    ErrandResult, Look, Looking, Spare,
 };
 use crate::{
     config::StandbyLogin,
-    net::stream::Leg,
     session::registry::Progress,
     topology::{PoolId, Topology},
 };
@@ -108,18 +104,17 @@ impl Session {
         self.orders.verifying = Some(pool);
         self.orders.looking = Some(Looking::Ahead);
         let work = self.restore(topology, pool, true);
-        self.start(Box::pin(async move { ErrandResult::Prewarmed(pool, work.run().await) }));
+        self.start(Box::pin(async move { ErrandResult::Prewarmed(work.look().await) }));
     }
 
-    pub(super) fn on_prewarmed(&mut self, pool: PoolId, result: Result<(Leg, Outcome), Failure>) {
+    pub(super) fn on_prewarmed(&mut self, look: Look) {
         self.orders.verifying = None;
         self.orders.looking = None;
-        let progress = match result {
-            Ok((leg, outcome)) => {
-                let spare = Spare::logged_in(pool, leg, outcome.capabilities, &self.relay.state);
+        let progress = match look {
+            Ok((spare, found)) => {
                 self.spare = Some(spare);
                 let known = self.relay.state.selected.as_ref().and_then(|selected| selected.uidvalidity);
-                let found = outcome.found.map(|found| found.uidvalidity);
+                let found = found.map(|found| found.uidvalidity);
                 // All else may differ for as long as replication takes.
                 if known == found { Progress::Done } else { Progress::Refused }
             }

@@ -19,7 +19,9 @@ use super::{
         open::reach,
         relay::{End, Session},
     },
-    ErrandResult, Looking, Spare, two_stores,
+    ErrandResult, Look, Looking, Spare,
+    spare::User,
+    two_stores,
 };
 use crate::{
     gate::Standing,
@@ -49,21 +51,21 @@ impl Session {
         self.orders.verifying = Some(pool);
         self.orders.looking = Some(Looking::Verify);
         let work = self.restore(topology, pool, true);
-        self.start(Box::pin(async move { ErrandResult::Verified(pool, work.run().await) }));
+        self.start(Box::pin(async move { ErrandResult::Verified(work.look().await) }));
     }
 
-    pub(super) fn on_verified(&mut self, pool: PoolId, result: Result<(Leg, Outcome), Failure>) {
+    pub(super) fn on_verified(&mut self, look: Look) {
         self.orders.verifying = None;
         self.orders.looking = None;
-        let (leg, outcome) = match result {
+        let (spare, found) = match look {
             Ok(done) => done,
             Err(failure) => {
                 tracing::warn!(session = self.entry.handle.id.0, %failure, "verify");
                 return self.refuse(failure.label());
             }
         };
-        self.spare = Some(Spare::logged_in(pool, leg, outcome.capabilities, &self.relay.state));
-        if let (Some(selected), Some(found)) = (&self.relay.state.selected, &outcome.found)
+        self.spare = Some(spare);
+        if let (Some(selected), Some(found)) = (&self.relay.state.selected, &found)
             && let Err(differs) = reconcile::compare(&selected.known(), found)
         {
             return self.refuse(differs.label());
@@ -187,7 +189,8 @@ impl Session {
         fresh.id = id_arguments(service, &self.entry.handle, local, state.client_id.as_deref());
         let spare = self.spare.take().filter(|spare| spare.serves(pool, state));
         let on_spare = Plan::of(state, None, verify);
-        Restoring { world: self.door.world.clone(), pool, spare, on_spare, fresh }
+        let enabled = state.enabled.clone();
+        Restoring { world: self.door.world.clone(), pool, spare, on_spare, fresh, enabled }
     }
 }
 
@@ -198,12 +201,15 @@ pub(super) struct Restoring {
     spare: Option<Spare>,
     on_spare: Plan,
     fresh: Plan,
+    /// What the server is told to enable, whatever the client enables meanwhile.
+    enabled: Vec<Box<[u8]>>,
 }
 
 impl Restoring {
-    /// Through the spare connection if it is still good, else through a new one.
-    pub(super) async fn run(mut self) -> Result<(Leg, Outcome), Failure> {
-        self.attempt().await
+    /// A connection that waits there, logged in.
+    pub(super) async fn look(mut self) -> Look {
+        let (leg, Outcome { capabilities, found, .. }) = self.attempt().await?;
+        Ok((Spare::logged_in(self.pool, leg, User { capabilities, enabled: self.enabled }), found))
     }
 
     async fn run_with_retries(mut self) -> Result<(Leg, Outcome), Failure> {
@@ -217,6 +223,7 @@ impl Restoring {
         }
     }
 
+    /// Through the spare connection if it is still good, else through a new one.
     async fn attempt(&mut self) -> Result<(Leg, Outcome), Failure> {
         let limit = self.world.config.limits.command_ceiling;
         if let Some(Spare { mut leg, user, .. }) = self.spare.take() {

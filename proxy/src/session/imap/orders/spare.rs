@@ -28,7 +28,7 @@ pub(in crate::session::imap) struct Spare {
 pub(super) struct User {
     pub(super) capabilities: Option<Capabilities>,
     /// What was enabled after the login; more cannot be once a mailbox is open (RFC 5161 §3.1).
-    enabled: Vec<Box<[u8]>>,
+    pub(super) enabled: Vec<Box<[u8]>>,
 }
 
 impl Spare {
@@ -37,14 +37,8 @@ impl Spare {
         Self { pool, leg, user: None, heard: false }
     }
 
-    /// Logged in as `state` says, and the mailbox looked at.
-    pub(super) fn logged_in(
-        pool: PoolId,
-        leg: Leg,
-        capabilities: Option<Capabilities>,
-        state: &State,
-    ) -> Self {
-        let user = User { capabilities, enabled: state.enabled.clone() };
+    /// Logged in, told what was to be enabled, and the mailbox looked at.
+    pub(super) fn logged_in(pool: PoolId, leg: Leg, user: User) -> Self {
         Self { pool, leg, user: Some(user), heard: false }
     }
 
