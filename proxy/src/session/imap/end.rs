@@ -209,7 +209,7 @@ pub(in crate::session) mod tests {
         login::{Credentials, PreAuth, Verdict},
     };
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
         net::{TcpListener, TcpStream},
     };
 
@@ -328,6 +328,24 @@ pub(in crate::session) mod tests {
         drop(server);
         task.await.unwrap();
         assert!(!handle.word.read().touches(V4));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_was_refused_early_ends_where_its_client_waits_for_a_plus() {
+        let world = Rig::new(config(Storage::Shared)).await.world;
+        let ((mut client, ours), (theirs, server)) = (pair().await, pair().await);
+        let mut session = session(&world, ours, theirs);
+        session.backend.as_mut().unwrap().capabilities = Capabilities::parse(b"IMAP4rev1 LITERAL+");
+        tokio::spawn(session.run());
+        let mut server = BufReader::new(server).lines();
+        client.write_all(b"a APPEND x {10+}\r\n01234").await.unwrap();
+        assert_eq!(server.next_line().await.unwrap().unwrap(), "a APPEND x {10+}");
+        server.get_mut().write_all(b"a NO full\r\n").await.unwrap();
+        let mut said = [0; 11];
+        client.read_exact(&mut said).await.unwrap();
+        client.write_all(b"56789 {20}\r\nb NOOP\r\n").await.unwrap();
+        assert_eq!(server.next_line().await.unwrap().unwrap(), "0123456789 ", "its end, and no marker");
+        assert_eq!(server.next_line().await.unwrap().unwrap(), "b NOOP");
     }
 
     #[tokio::test]

@@ -79,6 +79,14 @@ impl Session {
         let (Some(upload), Some(backend)) = (&mut self.upload, &mut self.backend) else {
             return Err(End::Farewell("protocol"));
         };
+        if literal.sync && matches!(upload.path, Path::Streaming { answered: true, .. }) {
+            // Its client waits for `+` and has its answer instead (RFC 3501 §7.5): the next line is a command. The
+            // line end only keeps the backend in step.
+            self.tell_backend(&[line, b"\r\n"].concat());
+            self.relay.cancel_literal();
+            self.upload = None;
+            return Ok(());
+        }
         if let Some(kept) = &mut upload.kept {
             kept.segment(line, literal.size, literal.binary);
         }
