@@ -8,7 +8,6 @@ use bascule_protocols::imap::farewell::{self, Farewell, unavailable};
 
 use super::{
     converse, greet,
-    hold::Body,
     orders::see_out,
     pipe::Pipe,
     relay::{Backend, End, Session},
@@ -68,30 +67,32 @@ impl Session {
 
     /// Every held command is answered; none of them, nor those behind them, is executed (semantics §1.d.2).
     pub(super) fn refuse_held(&mut self) -> Result<(), End> {
-        if self.refuse_queue() {
+        let half_sent = self.sending.is_some() || self.queue.streams();
+        if half_sent && (self.relay.mid_response() || self.relay.in_flight().1 > 0) {
+            // What it is answering would never come to its end.
+            return Err(End::Farewell("ceiling"));
+        }
+        self.refuse_queue();
+        if half_sent {
             // It waits for the rest of a command that will not come.
             self.drop_backend()?;
         }
         self.refuse_waiting_literal("ceiling")
     }
 
-    /// Refuses what waits whole. True: the backend has the beginning of it.
-    pub(super) fn refuse_queue(&mut self) -> bool {
-        let mut half_sent = false;
+    /// Refuses what waits whole, or is being sent.
+    pub(super) fn refuse_queue(&mut self) {
         if let Some(sending) = self.sending.take() {
-            half_sent = true;
             self.world().metrics.held_commands.sub(i64::from(sending.since.is_some()));
             if !sending.answered {
                 self.say(&unavailable(&sending.sent.tag));
             }
         }
         while let Some(held) = self.queue.pop() {
-            half_sent |= matches!(held.body, Body::Streamed { .. });
             self.world().metrics.held_commands.sub(i64::from(held.since.is_some()));
             self.say(&unavailable(&held.sent.tag));
         }
         self.describe_queue();
-        half_sent
     }
 
     /// Refuses what is being received: now where its client waits for `+`, else at its end.
@@ -328,6 +329,25 @@ pub(in crate::session) mod tests {
         drop(server);
         task.await.unwrap();
         assert!(!handle.word.read().touches(V4));
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_cut_at_the_ceiling_is_not_gone_on_with() {
+        let mut config = config(Storage::Replicated);
+        config.limits.command_ceiling = Duration::ZERO;
+        let world = Rig::new(config).await.world;
+        let ((mut client, ours), (theirs, mut server)) = (pair().await, pair().await);
+        let mut session = session(&world, ours, theirs);
+        session.backend.as_mut().unwrap().capabilities = Capabilities::parse(b"IMAP4rev1 LITERAL+");
+        tokio::spawn(session.run());
+        let upload = b"a LIST \"\" *\r\nb APPEND x {5+}\r\nhe";
+        client.write_all(upload).await.unwrap();
+        server.read_exact(&mut vec![0; upload.len()]).await.unwrap();
+        server.write_all(b"* 1 FETCH (BODY[] {9}\r\nabc").await.unwrap();
+        client.read_exact(&mut [0; 26]).await.unwrap();
+        world.gate.shut(Instant::now(), Duration::from_secs(60)).unwrap();
+        client.write_all(b"llo\r\n").await.unwrap();
+        assert_eq!(client.read(&mut [0; 64]).await.unwrap(), 0, "not a word in the middle of its literal");
     }
 
     #[tokio::test]

@@ -58,6 +58,11 @@ impl Queue {
         self.commands.len()
     }
 
+    /// Whether a backend has the beginning of one of them.
+    pub(super) fn streams(&self) -> bool {
+        self.commands.iter().any(|held| matches!(held.body, Body::Streamed { .. }))
+    }
+
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
