@@ -32,7 +32,7 @@ fn deed(kind: &str, text: &str) -> Vec<u8> {
     match kind {
         "C:" | "c:" => [b"\x01", text.as_bytes()].concat(),
         "S:" | "s:" => [b"\x02", text.as_bytes()].concat(),
-        "!" => vec![3],
+        "!" if text.starts_with("probe") => vec![3],
         _ => vec![],
     }
 }

@@ -44,6 +44,8 @@ pub struct Selected {
     pub saved_search: bool,
     /// Something happened that the client could not be told, or that contradicts what it was told.
     pub diverged: bool,
+    /// A message went, and the client was not told: its message numbers are not the server's.
+    pub untold: bool,
 }
 
 /// Why a session cannot be taken to another backend.

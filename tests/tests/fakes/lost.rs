@@ -4,11 +4,11 @@
 //! way when it does, and nothing is timed.
 
 use bascule_tests::{
-    client::Status,
+    client::{Error, Status},
     fake::{Op, Reaction, Stall},
 };
 
-use super::rig::{Plan, Rig, Running, through};
+use super::rig::{FENCE, Plan, Rig, Running, through};
 
 fn stalled(stall: &Stall) -> Reaction {
     Reaction { stall: Some(stall.clone()), times: Some(1), ..Reaction::default() }
@@ -59,5 +59,26 @@ async fn what_is_held_behind_a_copy_that_was_lost_is_refused_with_it() {
     through(cutover.end().await);
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
     assert!(rig.new_pool().store().messages("alice", "Work").is_empty());
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_store_by_number_does_not_meet_another_message_than_its_client_meant() {
+    let rig = Plan::replicated().start(&["alice"]).await;
+    let mut alice = rig.idler("alice").await;
+    let fence = rig.hooks.stall(FENCE);
+    let mut cutover = rig.begin("new");
+    cutover.reaches(&fence).await;
+    alice.done().await.unwrap().ok().unwrap();
+    let store = alice.start("STORE 2 +FLAGS (\\Deleted)").await.unwrap();
+    rig.held(1).await;
+    assert!(rig.old_pool().store().expunge("alice", "INBOX", 2), "in another session of hers");
+    rig.abort().await;
+    fence.release();
+    let end = alice.finish(&store).await;
+    assert!(matches!(end, Err(Error::Closed(None))), "{end:?}");
+    assert_eq!(cutover.end().await.code, 3);
+    let messages = rig.old_pool().store().messages("alice", "INBOX");
+    assert!(messages.iter().all(|message| message.flags.is_empty()), "{messages:?}");
     rig.unharmed().await;
 }

@@ -20,6 +20,10 @@ impl Command {
         let mut words = text.split([' ', '\r']).skip(1).filter(|word| *word != "UID");
         words.next().unwrap_or_default().to_owned()
     }
+
+    pub(super) fn leaves_mailbox(&self) -> bool {
+        matches!(&self.verb()[..], "SELECT" | "EXAMINE" | "CLOSE")
+    }
 }
 
 #[derive(Debug)]

@@ -83,6 +83,8 @@ struct Play {
     for_client: Vec<Vec<u8>>,
     /// The end of a response that has begun.
     unsaid: Vec<u8>,
+    /// How many commands had come when the client was not told of a message that went.
+    untold: Vec<usize>,
     /// The gate shut, or a backend went: not everything needs to come to its end.
     moved: bool,
     shut: bool,
@@ -98,6 +100,7 @@ impl Play {
             read: (0, 0),
             for_client: vec![],
             unsaid: vec![],
+            untold: vec![],
             moved: false,
             shut: false,
             number: 0,
@@ -247,6 +250,9 @@ impl Play {
         let ours_alone =
             relay.own_outstanding() && relay.in_flight() == (0, 0) && !relay.idling() && relay.answered();
         words.passes = !ours_alone;
+        if ours_alone {
+            self.untold.push(self.backend.executed.len());
+        }
         self.says(words);
     }
 
@@ -383,6 +389,13 @@ impl Play {
             assert!(!(ask.own && was.is_some()), "{text} is the proxy's");
         }
         assert_eq!(executed.next(), None, "executed and not asked, or out of order");
+        for count in &self.untold {
+            let next = self.backend.executed.iter().skip(*count).find(|c| !self.backend.is_ours(&c.tag));
+            assert!(
+                next.is_none_or(Command::leaves_mailbox),
+                "by numbers that are not the server's: {next:?}"
+            );
+        }
         self.judge_order();
         if self.session.end.is_none() {
             let relay = &self.session.relay;

@@ -43,13 +43,23 @@ impl Relay {
         if live && let Some(done) = self.leave_server_idle(Some(tag.clone())) {
             return (None, Some(done));
         }
+        if live && let ServerIdle::Ending { answer, .. } = &mut self.server_idle {
+            *answer = Some(tag);
+            // What it was to end for comes at another time: the client waits.
+            self.probe = Probe::No;
+            return (None, None);
+        }
         (Some(idle_completed(&tag)), None)
     }
 
-    /// Whether the backend idles and the client does not: it must be roused before it reads a command.
+    /// Whether the backend idles and the client does not: it must be roused before it reads a command, and heard to
+    /// its end, as it may say before it what changes the numbers of a command.
     pub fn idles_alone(&self) -> bool {
-        self.client_idle.is_none()
-            && matches!(self.server_idle, ServerIdle::Asked(_) | ServerIdle::Running(_))
+        let alone = match self.server_idle {
+            ServerIdle::No | ServerIdle::Ending { answer: Some(_), .. } => false,
+            ServerIdle::Asked(_) | ServerIdle::Running(_) | ServerIdle::Ending { answer: None, .. } => true,
+        };
+        alone && self.client_idle.is_none()
     }
 
     /// Ends the backend's IDLE, if it runs, without a word to the client.

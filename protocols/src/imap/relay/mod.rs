@@ -64,6 +64,11 @@ pub enum What {
 }
 
 impl Sent {
+    /// Whether the client's message numbers mean nothing to it, nor behind it.
+    pub fn leaves_mailbox(&self) -> bool {
+        matches!(self.what, What::Select(_) | What::Deselect { .. })
+    }
+
     /// Whether a cutover must wait for its answer.
     pub fn is_write(&self) -> bool {
         match self.what {
@@ -315,6 +320,13 @@ impl Relay {
     /// Whether a command of the proxy's own is outstanding: the stream cannot be handed over as bytes.
     pub fn own_outstanding(&self) -> bool {
         !matches!(self.probe, Probe::No) || !matches!(self.server_idle, ServerIdle::No)
+    }
+
+    /// Whether the client was not told of a message that went: in the mailbox that it has open nothing more may be
+    /// done for it, by numbers that are not the server's.
+    pub fn untold(&self) -> bool {
+        self.state.selected.as_ref().is_some_and(|selected| selected.untold)
+            && !self.flight.iter().any(Sent::leaves_mailbox)
     }
 
     /// Whether the proxy's view search is under way: no command may be sent behind it.

@@ -140,11 +140,11 @@ impl Relay {
     }
 
     /// EXPUNGE or VANISHED. Where only a command of ours made the backend speak, the client must not hear it
-    /// now (semantics §1.c.9), and cannot be followed afterwards.
+    /// now (semantics §1.c.9), and cannot be followed, nor served, afterwards.
     fn removal(&mut self, change: impl FnOnce(&mut Selected)) -> Fate {
         if self.flight.is_empty() && self.client_idle.is_none() && self.own_outstanding() && self.answered() {
             if let Some(selected) = &mut self.state.selected {
-                selected.diverged = true;
+                (selected.diverged, selected.untold) = (true, true);
             }
             return Fate::Swallow(None);
         }

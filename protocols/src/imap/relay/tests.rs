@@ -6,7 +6,7 @@
 use super::*;
 use crate::fuzz::{
     input::Cuts,
-    session::driver::{Manner, Session},
+    session::driver::{End, Manner, Session},
 };
 
 /// Plays a trace and compares what each side saw.
@@ -20,7 +20,12 @@ fn replay(trace: &str, cuts: Cuts) -> Session {
         match kind {
             "C:" | "c:" => session.client(bytes.as_bytes()),
             "S:" | "s:" => session.server(bytes.as_bytes()),
-            "!" => session.probe(),
+            "!" => match text {
+                "shut" => session.shut(),
+                "open" => session.open(),
+                "ended" => assert_eq!(session.end, Some(End::Farewell), "line {}", number + 1),
+                _ => session.probe(),
+            },
             "=" => assert_eq!(described(&session.relay.state), text, "line {}", number + 1),
             "P:" | "p:" | "#" => {}
             other => panic!("line {}: {other}", number + 1),
@@ -49,7 +54,8 @@ fn described(state: &State) -> String {
 }
 
 /// What the traces are written in: `C:` and `S:` pass, `c:` and `s:` do not, `P:` is said to the client and `p:`
-/// to the server by the proxy itself (`@1` is its first tag), `!` asks for the view, `=` is the mailbox's state.
+/// to the server by the proxy itself (`@1` is its first tag), `!` asks for the view, moves the gate or sees the session
+/// ended, `=` is the mailbox's state.
 #[test]
 fn traces() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");

@@ -102,7 +102,7 @@ impl Session {
 
     /// Whether a command may go to the backend past everything that waits.
     pub(super) fn free_way(&self) -> bool {
-        let in_step = !self.relay.probing() && !self.relay.idles_alone();
+        let in_step = !self.relay.probing() && !self.relay.idles_alone() && !self.relay.untold();
         self.queue.is_empty() && self.sending.is_none() && in_step && self.flows()
     }
 
@@ -142,6 +142,7 @@ impl Session {
             return Ok(());
         }
         match self.parked.take() {
+            Some(Own::Idle(_)) if self.relay.untold() => return Err(End::Farewell("different")),
             Some(Own::Idle(tag)) => {
                 let go = self.relay.begin_idle(tag);
                 self.say(go);

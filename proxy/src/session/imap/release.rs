@@ -70,7 +70,8 @@ impl Session {
             self.tell_backend(done);
         }
         loop {
-            if self.relay.probing() || self.backend.as_ref().is_some_and(|b| !b.out.is_empty()) {
+            let alone = self.relay.probing() || self.relay.idles_alone();
+            if alone || self.backend.as_ref().is_some_and(|b| !b.out.is_empty()) {
                 return Ok(());
             }
             if self.sending.is_some() {
@@ -81,6 +82,10 @@ impl Session {
             }
             if self.streams_upload() {
                 return Ok(());
+            }
+            let next = self.queue.oldest().map(|held| held.sent.leaves_mailbox());
+            if self.relay.untold() && !next.unwrap_or_else(|| self.waiting_literal.is_none()) {
+                return Err(End::Farewell("different"));
             }
             let Some(held) = self.queue.pop() else { break };
             if !self.release_one(held)? {

@@ -71,6 +71,12 @@ impl Session {
             // The backend has half of this command.
             return self.farewell();
         }
+        if upload.answered && literal.sync {
+            self.to_server.extend([&line[..], b"\r\n"].concat());
+            self.relay.cancel_literal();
+            self.upload = None;
+            return;
+        }
         upload.whole.segments.push((line.clone(), size, literal.binary));
         if upload.streams {
             let (tag, answered) = (upload.tag.clone(), upload.answered);
@@ -138,6 +144,7 @@ impl Session {
             return;
         }
         match self.parked.take() {
+            Some(Own::Idle(_)) if self.relay.untold() => self.farewell(),
             Some(Own::Idle(tag)) => {
                 let words = self.relay.begin_idle(tag);
                 self.say(words);

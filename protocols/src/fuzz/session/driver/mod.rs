@@ -221,8 +221,8 @@ impl Session {
     }
 
     fn free_way(&self) -> bool {
-        let roused = !self.relay.idles_alone();
-        self.queue.is_empty() && self.sending.is_none() && !self.relay.probing() && roused && self.flows()
+        let in_step = !self.relay.probing() && !self.relay.idles_alone() && !self.relay.untold();
+        self.queue.is_empty() && self.sending.is_none() && in_step && self.flows()
     }
 
     fn wants_client(&self) -> bool {

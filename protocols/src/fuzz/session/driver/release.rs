@@ -12,7 +12,7 @@ impl Session {
         {
             self.tell(done);
         }
-        while !self.relay.probing() && self.end.is_none() {
+        while !self.relay.probing() && !self.relay.idles_alone() && self.end.is_none() {
             if self.sending.is_some() {
                 if !self.send_piece() {
                     return;
@@ -21,6 +21,9 @@ impl Session {
             }
             if self.upload.as_ref().is_some_and(|u| u.streams) {
                 return;
+            }
+            if self.relay.untold() && self.queue.front().is_some_and(|(sent, _)| !sent.leaves_mailbox()) {
+                return self.farewell();
             }
             match self.queue.pop_front() {
                 None => return,
