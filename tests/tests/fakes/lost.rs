@@ -26,6 +26,7 @@ async fn braked(rig: &Rig) -> (Running, Stall) {
 fn work(old: &bascule_tests::fake::Store, new: &bascule_tests::fake::Store) {
     for store in [old, new] {
         store.change("alice", Op::Create { mailbox: "Work".into(), validity: 7 });
+        store.deliver("alice", "Work", b"Subject: one\r\n\r\n");
     }
 }
 
@@ -58,7 +59,7 @@ async fn what_is_held_behind_a_copy_that_was_lost_is_refused_with_it() {
     rig.settle(&id, &reply);
     through(cutover.end().await);
     assert_eq!(alice.uids().await.unwrap(), [1, 2, 3]);
-    assert!(rig.new_pool().store().messages("alice", "Work").is_empty());
+    assert_eq!(rig.new_pool().store().messages("alice", "Work").len(), 1);
     rig.unharmed().await;
 }
 
@@ -80,5 +81,28 @@ async fn a_store_by_number_does_not_meet_another_message_than_its_client_meant()
     assert_eq!(cutover.end().await.code, 3);
     let messages = rig.old_pool().store().messages("alice", "INBOX");
     assert!(messages.iter().all(|message| message.flags.is_empty()), "{messages:?}");
+    rig.unharmed().await;
+}
+
+#[tokio::test]
+async fn a_mailbox_that_was_selected_while_the_gate_shut_is_learnt_in_the_hold() {
+    let rig = Plan::replicated().stores(work).start(&["alice"]).await;
+    let mut alice = rig.inbox("alice").await;
+    let (mut cutover, brake) = braked(&rig).await;
+    let withheld = Stall::default();
+    let late = Reaction { withhold: Some(withheld.clone()), times: Some(1), ..Reaction::default() };
+    rig.old_pool().react("SELECT", late);
+    let select = alice.start("SELECT Work").await.unwrap();
+    withheld.reached(1).await;
+    let fence = rig.hooks.stall(FENCE);
+    brake.release();
+    cutover.reaches(&fence).await;
+    let uids = alice.start("UID SEARCH ALL").await.unwrap();
+    rig.held(1).await;
+    withheld.release();
+    alice.finish(&select).await.unwrap().ok().unwrap();
+    fence.release();
+    alice.finish(&uids).await.unwrap().ok().unwrap();
+    through(cutover.end().await);
     rig.unharmed().await;
 }

@@ -36,9 +36,9 @@ impl Session {
         Ok(())
     }
 
-    /// A mailbox that was selected just before the gate shut: nothing happens to the old pool before this
-    /// session has left it, so its view can still be learnt.
-    fn learns_late(&mut self) -> bool {
+    /// A mailbox that was selected just before the gate shut: for as long as this session is on the old pool its view
+    /// can still be learnt. True: whoever needs it waits.
+    pub(super) fn learns_late(&mut self) -> bool {
         if !self.relay.probing()
             && self.quiet()
             && let Some(selected) = &self.relay.state.selected

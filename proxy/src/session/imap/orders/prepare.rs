@@ -1,4 +1,5 @@
-//! What a session does while a cutover is Armed and traffic flows: its view, and a spare connection.
+//! What a session does while a cutover is Armed and traffic flows, and what it has missed of that in the hold: its view,
+//! and a spare connection.
 //!
 //! Rule: nothing here keeps a command waiting, and what a look ahead finds decides nothing: it may be what
 //! replication has not brought yet. The looks that count come after the fence.
@@ -50,7 +51,9 @@ impl Session {
             && let Err(why) = selected.movable()
         {
             if self.can_learn(why) {
-                return self.flows() && self.queue.is_empty() && self.learn_view();
+                // What waits behind a shut gate stays there, so nothing of the client's comes behind the search.
+                let releases = self.flows() && !self.queue.is_empty();
+                return !releases && self.learn_view();
             }
             let esearch = self.backend.as_ref().is_some_and(|b| b.capabilities.has(b"ESEARCH"));
             self.refuse(if esearch { why.label() } else { "no_esearch" });

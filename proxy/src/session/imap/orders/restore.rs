@@ -42,6 +42,9 @@ impl Session {
         if self.orders.verified {
             return self.accept();
         }
+        if self.learns_late() {
+            return;
+        }
         if let Some(selected) = &self.relay.state.selected
             && let Err(why) = selected.movable()
         {
@@ -120,9 +123,9 @@ impl Session {
         Err(End::Farewell(farewell))
     }
 
-    /// The old backend, where it may linger until its reads are answered.
+    /// The old backend, where it may linger until its reads are answered, and our search for the view.
     fn give_up_old(&mut self, topology: &Topology) -> Result<(), End> {
-        let reading = self.relay.in_flight().1 > 0 || self.relay.mid_response();
+        let reading = self.relay.in_flight().1 > 0 || self.relay.mid_response() || self.learns_late();
         if reading {
             let since = *self.orders.lingers_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.world().config.limits.command_ceiling {
