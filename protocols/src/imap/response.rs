@@ -156,6 +156,11 @@ pub fn number(digits: &[u8]) -> Option<u32> {
     u32::try_from(n).ok()
 }
 
+/// Whether the code of a status response is this word.
+pub fn says(text: &[u8], word: &[u8]) -> bool {
+    code(text).is_some_and(|(name, _)| name.eq_ignore_ascii_case(word))
+}
+
 /// The response code at the beginning of a status text: its name and its arguments.
 pub fn code(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let inner = text.strip_prefix(b"[")?;

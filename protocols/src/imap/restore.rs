@@ -96,6 +96,8 @@ pub struct Outcome {
     pub found: Option<Found>,
     /// Messages that came after the search: the server will not say so again.
     pub arrived: Option<u32>,
+    /// SELECT opened it, and nobody may change what is in it.
+    pub read_only: bool,
 }
 
 /// Why a dialogue failed.
@@ -178,6 +180,7 @@ pub struct Dialogue {
     found: Found,
     search: Option<Option<UidSet>>,
     arrived: Option<u32>,
+    read_only: bool,
     /// A message went meanwhile: the search must be asked again.
     stale: bool,
     rounds: u8,
@@ -197,6 +200,7 @@ impl Dialogue {
             found: Found::default(),
             search: None,
             arrived: None,
+            read_only: false,
             stale: false,
             rounds: 0,
         };
@@ -397,6 +401,8 @@ impl Dialogue {
                     return self.on_enable();
                 }
                 if opening.select.as_ref().map(Tag::as_bytes) == tag {
+                    let examines = self.plan.mailbox.as_ref().is_some_and(|mailbox| mailbox.examine);
+                    self.read_only = !examines && response::says(text, b"READ-ONLY");
                     return if status { Next::More } else { Next::Failed(Failure::Mailbox(lossy(text))) };
                 }
                 if opening.search.as_ref().map(Tag::as_bytes) == tag {
@@ -456,7 +462,8 @@ impl Dialogue {
     fn done(&mut self) -> Next {
         self.stage = Stage::Over;
         let found = self.plan.mailbox.is_some().then(|| std::mem::take(&mut self.found));
-        Next::Done(Outcome { capabilities: self.capabilities.take(), found, arrived: self.arrived.take() })
+        let (capabilities, arrived) = (self.capabilities.take(), self.arrived.take());
+        Next::Done(Outcome { capabilities, found, arrived, read_only: self.read_only })
     }
 
     /// Bytes of an unfinished line.

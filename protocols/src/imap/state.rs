@@ -30,6 +30,8 @@ pub struct Selected {
     pub examine: bool,
     /// Selected with CONDSTORE or QRESYNC.
     pub condstore: bool,
+    /// `[READ-WRITE]`: the client was told that it may change what is in it.
+    pub writable: bool,
     /// `[UIDVALIDITY n]`
     pub uidvalidity: Option<u32>,
     /// `[UIDNEXT n]`

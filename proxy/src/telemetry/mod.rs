@@ -71,6 +71,7 @@ pub mod labels {
         "pipe",
         "protocol",
         "read_in_flight",
+        "read_only",
         "saved_search",
         "uidnext_fell",
         "uidvalidity",

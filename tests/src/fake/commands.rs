@@ -91,6 +91,7 @@ impl Connection {
         self.view = None;
         let account = self.signed_in()?;
         let name = mailbox_name(args, 0)?;
+        let examine = examine || self.options.read_only.contains(&name);
         let edit = account.edit();
         let mailbox = edit.mailbox(&name).ok_or(MISSING)?;
         let view = View::new(&name, mailbox, examine);

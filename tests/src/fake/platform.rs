@@ -60,6 +60,8 @@ pub struct Options {
     pub master: Option<String>,
     /// The authzid is accepted and ignored: everybody sees the master's mail.
     pub ignores_authzid: bool,
+    /// Mailboxes that nobody may change: SELECT opens them as EXAMINE does.
+    pub read_only: Vec<String>,
     /// Keep every byte that arrives.
     pub transcripts: bool,
     /// Where logins and their ends are noted.
@@ -80,6 +82,7 @@ impl Default for Options {
             standby_refuses_logins: false,
             master: None,
             ignores_authzid: false,
+            read_only: Vec::new(),
             transcripts: false,
             attendance: Attendance::default(),
         }

@@ -6,7 +6,7 @@
 
 use bascule_tests::{
     client::{Client, Error},
-    fake::{Op, Store},
+    fake::{Op, Options, Store},
 };
 
 use super::rig::{MAIL, Plan, Rig, aborted, heard};
@@ -147,4 +147,25 @@ async fn a_message_that_is_gone_on_the_new_pool_aborts() {
 #[tokio::test]
 async fn a_message_that_is_gone_on_the_new_pool_is_told_bye() {
     says_farewell(EXPUNGED).await;
+}
+
+/// Verify only looks (EXAMINE), so nobody knows before the decision.
+#[tokio::test]
+async fn a_mailbox_that_nobody_may_change_there_any_more_is_told_bye() {
+    let stores = |old: &Store, new: &Store| {
+        for store in [old, new] {
+            store.change("alice", Op::Create { mailbox: "Work".into(), validity: 7 });
+        }
+    };
+    let read_only = |options: &mut Options| options.read_only.push("Work".into());
+    let rig = Plan::replicated().stores(stores).platforms(|_| {}, read_only).start(&["alice"]).await;
+    let (mut alice, mut examines) = (rig.login("alice").await, rig.login("alice").await);
+    alice.select("Work").await.unwrap().ok().unwrap();
+    examines.command("EXAMINE Work").await.unwrap().ok().unwrap();
+    let ran = rig.begin("new").end().await;
+    assert_eq!((ran.code, &ran.json["outcome"]), (0, &"done".into()), "{ran:?}");
+    assert_eq!(ran.json["unmovable"], serde_json::json!({ "read_only": 1 }), "{ran:?}");
+    assert!(alice.notice().await.unwrap().text().starts_with("* BYE "));
+    examines.command("NOOP").await.unwrap().ok().unwrap();
+    rig.unharmed().await;
 }

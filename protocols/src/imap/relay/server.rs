@@ -93,7 +93,7 @@ impl Relay {
     fn response(&mut self, response: &Response<'_>) -> Fate {
         match *response {
             Response::Continue => self.on_continue(),
-            Response::Tagged { tag, status, .. } => self.on_tagged(tag, status),
+            Response::Tagged { tag, status, text } => self.on_tagged(tag, status, text),
             Response::Untagged { status: Status::Bye, .. } => Fate::Swallow(Some(Event::Bye)),
             Response::Untagged { text, .. } => self.on_status(text),
             Response::Exists(n) => self.mailbox(|m| m.on_exists(n)),
@@ -199,7 +199,7 @@ impl Relay {
         Fate::Swallow(None)
     }
 
-    fn on_tagged(&mut self, tag: &[u8], status: Status) -> Fate {
+    fn on_tagged(&mut self, tag: &[u8], status: Status, text: &[u8]) -> Fate {
         if let Some(fate) = self.on_own(tag, status) {
             return fate;
         }
@@ -219,7 +219,7 @@ impl Relay {
         };
         let Some(sent) = self.flight.remove(at) else { return Fate::Lost("unknown tag") };
         let upload = matches!(sent.what, What::Upload);
-        self.complete(sent, status == Status::Ok);
+        self.complete(sent, status == Status::Ok, text);
         Fate::Forward(upload.then(|| Event::Answered(Tag::new(tag))))
     }
 
@@ -265,10 +265,11 @@ impl Relay {
         self.selections
     }
 
-    fn complete(&mut self, sent: Sent, ok: bool) {
+    fn complete(&mut self, sent: Sent, ok: bool, text: &[u8]) {
         self.selections += u32::from(matches!(sent.what, What::Select(_) | What::Deselect { .. }));
         match sent.what {
-            What::Select(selected) if ok => {
+            What::Select(mut selected) if ok => {
+                selected.writable = response::says(text, b"READ-WRITE");
                 self.state.condstore |= selected.condstore;
                 self.state.selected = Some(selected);
             }

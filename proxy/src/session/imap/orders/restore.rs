@@ -164,6 +164,9 @@ impl Session {
         let mut news = Vec::new();
         if let Some(selected) = &mut self.relay.state.selected {
             let Some(found) = outcome.found else { return Err(End::Farewell("different")) };
+            if selected.writable && outcome.read_only {
+                return self.give_up("read_only", "different");
+            }
             match reconcile::compare(&selected.known(), &found) {
                 Ok(change) => reconcile::emit(&change, &mut news),
                 Err(differs) => {
