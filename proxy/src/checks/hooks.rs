@@ -397,7 +397,8 @@ mod tests {
     async fn the_time_limit_and_the_kill_wait_for_no_note() {
         let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let [note, go, done] = [state.path().join("hook"), dir.path().join("go"), dir.path().join("done")];
-        (fifo(&note), fifo(&go));
+        fifo(&note);
+        fifo(&go);
         let both = |path| fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
         let mut word = both(&go);
         let body = format!("echo >&3; read word <{}; touch {}", go.display(), done.display());

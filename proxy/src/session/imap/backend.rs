@@ -130,7 +130,8 @@ impl Session {
             return self.drop_backend();
         }
         let whole_state = self.upload.is_none() && self.sending.is_none() && self.queue.is_empty();
-        if self.relay.own_outstanding() || !whole_state || !self.flows() {
+        let in_step = !self.relay.own_outstanding() && !self.relay.untold();
+        if !in_step || !whole_state || !self.flows() {
             return Err(End::Farewell("desync"));
         }
         self.world().metrics.pipes_begun.count("desync");

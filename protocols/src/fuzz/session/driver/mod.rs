@@ -307,7 +307,8 @@ impl Session {
 
     fn lost(&mut self) {
         let whole = self.upload.is_none() && self.sending.is_none() && self.queue.is_empty();
-        if self.relay.own_outstanding() || !whole || !self.flows() {
+        let in_step = !self.relay.own_outstanding() && !self.relay.untold();
+        if !in_step || !whole || !self.flows() {
             return self.farewell();
         }
         self.end = Some(End::Pipe);
