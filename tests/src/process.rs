@@ -6,11 +6,13 @@ use std::{
     ffi::OsStr,
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use rustix::net::Shutdown;
 use tokio::{
     net::TcpListener,
     process::{Child, Command},
@@ -39,6 +41,13 @@ pub async fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
             bound => return bound,
         }
     }
+}
+
+/// The other side hears of it at once, and nobody is let in any more: a child that is just being started has every socket of
+/// its parent, and would keep it open.
+pub fn hang_up(socket: &impl AsFd) {
+    // It fails where the other side was faster.
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
 /// Kills it and waits until it is gone, for a second at most: nobody writes any more into a folder that is then removed.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
@@ -164,13 +165,21 @@ pub(super) enum Denied {
     Unknown,
 }
 
+/// A door that is open.
+#[derive(Debug)]
+struct Listening {
+    task: JoinHandle<()>,
+    /// The task's, to shut it for everybody.
+    socket: io::Result<OwnedFd>,
+}
+
 /// A platform that listens; it ends when dropped.
 #[derive(Debug)]
 pub struct Platform {
     shared: Arc<Shared>,
     addresses: BTreeMap<Door, SocketAddr>,
     /// Empty while it does not listen.
-    listeners: Mutex<Vec<JoinHandle<()>>>,
+    listeners: Mutex<Vec<Listening>>,
     /// They stop and come back with it.
     webs: Mutex<Vec<Web>>,
 }
@@ -208,11 +217,14 @@ impl Platform {
     }
 
     fn open(&self, listeners: Vec<(Door, TcpListener)>) {
-        let spawn = |(door, listener)| tokio::spawn(accept(listener, door, self.shared.clone()));
-        self.listeners().extend(listeners.into_iter().map(spawn));
+        let listening = |(door, listener): (Door, TcpListener)| {
+            let socket = listener.as_fd().try_clone_to_owned();
+            Listening { task: tokio::spawn(accept(listener, door, self.shared.clone())), socket }
+        };
+        self.listeners().extend(listeners.into_iter().map(listening));
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn listeners(&self) -> MutexGuard<'_, Vec<Listening>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -279,11 +291,12 @@ impl Platform {
 
     /// Stops listening and ends every connection, unless it leaks; all are gone when this returns.
     pub async fn stop(&self) {
-        let tasks = std::mem::take(&mut *self.listeners());
-        for task in tasks {
+        let listeners = std::mem::take(&mut *self.listeners());
+        for Listening { task, socket } in listeners {
             task.abort();
             // It was aborted; what matters is that its socket is closed.
             let _ = task.await;
+            socket.iter().for_each(process::hang_up);
         }
         let leaky = self.shared.posture().leaky;
         for web in self.webs() {
@@ -399,7 +412,7 @@ impl Platform {
 
 impl Drop for Platform {
     fn drop(&mut self) {
-        self.listeners().iter().for_each(JoinHandle::abort);
+        self.listeners().iter().for_each(|listening| listening.task.abort());
         self.shared.cuts.send_modify(|n| *n += 1);
     }
 }

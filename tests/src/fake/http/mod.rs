@@ -18,7 +18,6 @@ use std::{
     },
 };
 
-use rustix::net::Shutdown;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -112,11 +111,6 @@ pub(super) struct Shared {
     listening: watch::Sender<bool>,
     /// Raised: every connection ends. Odd: nobody is let in.
     cuts: watch::Sender<u64>,
-}
-
-/// The other side hears of it at once, whoever else has the socket.
-fn hang_up(socket: &impl AsFd) {
-    let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -243,8 +237,7 @@ impl Shared {
         loop {
             let stopped = *cuts.borrow_and_update() % 2 == 1;
             if stopped {
-                // Also for a child that is just being started and has it, too.
-                listener.take().iter().for_each(hang_up);
+                listener.take().iter().for_each(process::hang_up);
             } else if listener.is_none() {
                 listener = process::listen_again(address).await.ok();
             }
@@ -273,7 +266,7 @@ impl Shared {
         let socket = tcp.as_fd().try_clone_to_owned();
         tokio::select! {
             biased;
-            _ = cuts.changed() => socket.iter().for_each(hang_up),
+            _ = cuts.changed() => socket.iter().for_each(process::hang_up),
             _ = self.speak(tcp, number) => {}
         }
     }
