@@ -69,8 +69,8 @@ impl Relay {
         }
     }
 
-    /// The content that comes is read to its end and goes nowhere; the backend must be given up. DATA is answered so at its end; the returned bytes
-    /// are for the client whose chunk is answered now.
+    /// The content that comes is read to its end and goes nowhere; the backend must be given up. DATA is answered so at
+    /// its end; the returned bytes are for the client whose chunk is answered now.
     pub fn refuse_content(&mut self, reply: &[u8]) -> Vec<u8> {
         match (&self.reading, &mut self.transaction) {
             (Reading::Content(_), _) => self.refuse(reply).say,

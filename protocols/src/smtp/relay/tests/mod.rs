@@ -1,7 +1,8 @@
 //! Whole dialogues, with backends that die or differ. Each line of a script is one event:
 //! `C:` the client sends, `B:` a backend is sent, `S:` it replies, `P:` the client hears, `lost` the backend dies,
 //! `new` another one is there, `delivered` recipients that have the message already, `commit` the gate lets it go,
-//! `too large` the content is not kept, `wait` the next command waits, `refused` it is not carried out, `ceiling` no backend has answered for too long.
+//! `too large` the content is not kept, `wait` the next command waits, `refused` it is not carried out, `ceiling` no
+//! backend has answered for too long.
 
 mod ends;
 mod lmtp;
